@@ -1,0 +1,45 @@
+# One entry point for everything a developer runs; `make help` lists it.
+BUF  := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
+LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FMT  := go run mvdan.cc/gofumpt@v0.12.0
+
+.PHONY: help run test race lint fmt generate wire bench soak build ci
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: ## start pachd with the heartbeat spout
+	go run ./cmd/pachd --apply examples/heartbeat/pipeline.json
+
+build: ## static binaries in bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/pachd ./cmd/pachctl
+
+test: ## the tests, under 5 minutes
+	go test ./...
+
+race: ## the tests with the race detector
+	go test -race -timeout 30m ./...
+
+lint: ## buf lint, go vet, golangci-lint
+	$(BUF) lint
+	go vet ./...
+	$(LINT) run ./...
+
+fmt: ## format the Go code
+	$(FMT) -w $$(git ls-files '*.go' | grep -v '\.pb\.')
+
+generate: ## regenerate everything that comes from proto/
+	$(BUF) generate
+
+wire: ## check proto/ against the wire contract beside this checkout
+	$(BUF) build -o image.binpb
+	cd ../shared/wire/check && go run . -image "$(CURDIR)/image.binpb" ../core.tsv
+
+bench: ## measure, each figure beside its floor (see docs/performance.md)
+	go run ./bench
+
+soak: ## kill -9 the daemon again and again and check every guarantee
+	go test ./server -run Kill -count 1 -v -kill.rounds 100 -timeout 60m
+
+ci: ## what CI runs
+	.ci/run
