@@ -4,6 +4,8 @@
 // 	protoc        (unknown)
 // source: admin_v2/admin.proto
 
+// Package admin_v2 is the API of the cluster as a whole.
+
 package adminpb
 
 import (
@@ -23,6 +25,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What is known of the cluster. deployment_id is stable for ever.
 type ClusterInfo struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -147,6 +150,7 @@ func (x *ClusterInfo) GetRestartInfo() string {
 	return ""
 }
 
+// The request of InspectCluster.
 type InspectClusterRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ClientVersion  *versionpb_v2.Version  `protobuf:"bytes,1,opt,name=client_version,json=clientVersion,proto3" json:"client_version,omitempty"`
@@ -199,6 +203,7 @@ func (x *InspectClusterRequest) GetCurrentProject() *pfs_v2.Project {
 	return nil
 }
 
+// The request of RestartPachyderm.
 type RestartPachydermRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -243,6 +248,7 @@ func (x *RestartPachydermRequest) GetReason() string {
 	return ""
 }
 
+// The answer of RestartPachyderm.
 type RestartPachydermResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -279,6 +285,7 @@ func (*RestartPachydermResponse) Descriptor() ([]byte, []int) {
 	return file_admin_v2_admin_proto_rawDescGZIP(), []int{3}
 }
 
+// Addresses of web pages of the cluster.
 type WebResource struct {
 	state                              protoimpl.MessageState `protogen:"open.v1"`
 	ArchiveDownloadBaseUrl             string                 `protobuf:"bytes,1,opt,name=archive_download_base_url,json=archiveDownloadBaseUrl,proto3" json:"archive_download_base_url,omitempty"`

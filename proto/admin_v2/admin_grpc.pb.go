@@ -4,6 +4,8 @@
 // - protoc             (unknown)
 // source: admin_v2/admin.proto
 
+// Package admin_v2 is the API of the cluster as a whole.
+
 package adminpb
 
 import (
@@ -26,8 +28,12 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API describes the cluster.
 type APIClient interface {
+	// Describes the cluster and warns of what does not fit the client.
 	InspectCluster(ctx context.Context, in *InspectClusterRequest, opts ...grpc.CallOption) (*ClusterInfo, error)
+	// Restarts the daemon.
 	RestartPachyderm(ctx context.Context, in *RestartPachydermRequest, opts ...grpc.CallOption) (*RestartPachydermResponse, error)
 }
 
@@ -62,8 +68,12 @@ func (c *aPIClient) RestartPachyderm(ctx context.Context, in *RestartPachydermRe
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API describes the cluster.
 type APIServer interface {
+	// Describes the cluster and warns of what does not fit the client.
 	InspectCluster(context.Context, *InspectClusterRequest) (*ClusterInfo, error)
+	// Restarts the daemon.
 	RestartPachyderm(context.Context, *RestartPachydermRequest) (*RestartPachydermResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

@@ -4,6 +4,8 @@
 // 	protoc        (unknown)
 // source: auth_v2/auth.proto
 
+// Package auth_v2 is the API of tokens, subjects, roles and permissions.
+
 package authpb
 
 import (
@@ -22,6 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// One thing that a subject may do.
 type Permission int32
 
 const (
@@ -287,6 +290,7 @@ func (Permission) EnumDescriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{0}
 }
 
+// What kind of thing a binding speaks of.
 type ResourceType int32
 
 const (
@@ -345,6 +349,7 @@ func (ResourceType) EnumDescriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{1}
 }
 
+// The request of Activate.
 type ActivateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RootToken     string                 `protobuf:"bytes,1,opt,name=root_token,json=rootToken,proto3" json:"root_token,omitempty"`
@@ -389,6 +394,7 @@ func (x *ActivateRequest) GetRootToken() string {
 	return ""
 }
 
+// The answer of Activate.
 type ActivateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PachToken     string                 `protobuf:"bytes,1,opt,name=pach_token,json=pachToken,proto3" json:"pach_token,omitempty"`
@@ -433,6 +439,7 @@ func (x *ActivateResponse) GetPachToken() string {
 	return ""
 }
 
+// The request of Authenticate.
 type AuthenticateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	OidcState     string                 `protobuf:"bytes,1,opt,name=oidc_state,json=oidcState,proto3" json:"oidc_state,omitempty"`
@@ -485,6 +492,7 @@ func (x *AuthenticateRequest) GetIdToken() string {
 	return ""
 }
 
+// The answer of Authenticate.
 type AuthenticateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PachToken     string                 `protobuf:"bytes,1,opt,name=pach_token,json=pachToken,proto3" json:"pach_token,omitempty"`
@@ -529,6 +537,7 @@ func (x *AuthenticateResponse) GetPachToken() string {
 	return ""
 }
 
+// The request of Authorize.
 type AuthorizeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resource      *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -581,6 +590,7 @@ func (x *AuthorizeRequest) GetPermissions() []Permission {
 	return nil
 }
 
+// The answer of Authorize.
 type AuthorizeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Authorized    bool                   `protobuf:"varint,1,opt,name=authorized,proto3" json:"authorized,omitempty"`
@@ -649,6 +659,7 @@ func (x *AuthorizeResponse) GetPrincipal() string {
 	return ""
 }
 
+// The request of Deactivate.
 type DeactivateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -685,6 +696,7 @@ func (*DeactivateRequest) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{6}
 }
 
+// The answer of Deactivate.
 type DeactivateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -721,6 +733,7 @@ func (*DeactivateResponse) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{7}
 }
 
+// The request of DeleteExpiredAuthTokens.
 type DeleteExpiredAuthTokensRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -757,6 +770,7 @@ func (*DeleteExpiredAuthTokensRequest) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{8}
 }
 
+// The answer of DeleteExpiredAuthTokens.
 type DeleteExpiredAuthTokensResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -793,6 +807,7 @@ func (*DeleteExpiredAuthTokensResponse) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{9}
 }
 
+// The request of ExtractAuthTokens.
 type ExtractAuthTokensRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -829,6 +844,7 @@ func (*ExtractAuthTokensRequest) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{10}
 }
 
+// The answer of ExtractAuthTokens.
 type ExtractAuthTokensResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tokens        []*TokenInfo           `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
@@ -873,6 +889,7 @@ func (x *ExtractAuthTokensResponse) GetTokens() []*TokenInfo {
 	return nil
 }
 
+// The request of GetConfiguration.
 type GetConfigurationRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -909,6 +926,7 @@ func (*GetConfigurationRequest) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{12}
 }
 
+// The answer of GetConfiguration.
 type GetConfigurationResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Configuration *OIDCConfig            `protobuf:"bytes,1,opt,name=configuration,proto3" json:"configuration,omitempty"`
@@ -953,6 +971,7 @@ func (x *GetConfigurationResponse) GetConfiguration() *OIDCConfig {
 	return nil
 }
 
+// The request of GetGroupsForPrincipal.
 type GetGroupsForPrincipalRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Principal     string                 `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
@@ -997,6 +1016,7 @@ func (x *GetGroupsForPrincipalRequest) GetPrincipal() string {
 	return ""
 }
 
+// The request of GetGroups.
 type GetGroupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1033,6 +1053,7 @@ func (*GetGroupsRequest) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{15}
 }
 
+// The answer of GetGroups.
 type GetGroupsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Groups        []string               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
@@ -1077,6 +1098,7 @@ func (x *GetGroupsResponse) GetGroups() []string {
 	return nil
 }
 
+// The request of GetOIDCLogin.
 type GetOIDCLoginRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1113,6 +1135,7 @@ func (*GetOIDCLoginRequest) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{17}
 }
 
+// The answer of GetOIDCLogin.
 type GetOIDCLoginResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LoginUrl      string                 `protobuf:"bytes,1,opt,name=login_url,json=loginUrl,proto3" json:"login_url,omitempty"`
@@ -1165,6 +1188,7 @@ func (x *GetOIDCLoginResponse) GetState() string {
 	return ""
 }
 
+// The request of GetPermissionsForPrincipal.
 type GetPermissionsForPrincipalRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resource      *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -1217,6 +1241,7 @@ func (x *GetPermissionsForPrincipalRequest) GetPrincipal() string {
 	return ""
 }
 
+// The request of GetPermissions.
 type GetPermissionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resource      *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -1261,6 +1286,7 @@ func (x *GetPermissionsRequest) GetResource() *Resource {
 	return nil
 }
 
+// The answer of GetPermissions.
 type GetPermissionsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Permissions   []Permission           `protobuf:"varint,1,rep,packed,name=permissions,proto3,enum=auth_v2.Permission" json:"permissions,omitempty"`
@@ -1313,6 +1339,7 @@ func (x *GetPermissionsResponse) GetRoles() []string {
 	return nil
 }
 
+// The request of GetRobotToken.
 type GetRobotTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Robot         string                 `protobuf:"bytes,1,opt,name=robot,proto3" json:"robot,omitempty"`
@@ -1365,6 +1392,7 @@ func (x *GetRobotTokenRequest) GetTtl() int64 {
 	return 0
 }
 
+// The answer of GetRobotToken.
 type GetRobotTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -1409,6 +1437,7 @@ func (x *GetRobotTokenResponse) GetToken() string {
 	return ""
 }
 
+// The request of GetRoleBinding.
 type GetRoleBindingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resource      *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -1453,6 +1482,7 @@ func (x *GetRoleBindingRequest) GetResource() *Resource {
 	return nil
 }
 
+// The answer of GetRoleBinding.
 type GetRoleBindingResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Binding       *RoleBinding           `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
@@ -1497,6 +1527,7 @@ func (x *GetRoleBindingResponse) GetBinding() *RoleBinding {
 	return nil
 }
 
+// The request of GetRolesForPermission.
 type GetRolesForPermissionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Permission    Permission             `protobuf:"varint,1,opt,name=permission,proto3,enum=auth_v2.Permission" json:"permission,omitempty"`
@@ -1541,6 +1572,7 @@ func (x *GetRolesForPermissionRequest) GetPermission() Permission {
 	return Permission_PERMISSION_UNKNOWN
 }
 
+// The answer of GetRolesForPermission.
 type GetRolesForPermissionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Roles         []*Role                `protobuf:"bytes,1,rep,name=roles,proto3" json:"roles,omitempty"`
@@ -1585,6 +1617,7 @@ func (x *GetRolesForPermissionResponse) GetRoles() []*Role {
 	return nil
 }
 
+// The request of GetUsers.
 type GetUsersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1629,6 +1662,7 @@ func (x *GetUsersRequest) GetGroup() string {
 	return ""
 }
 
+// The answer of GetUsers.
 type GetUsersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Usernames     []string               `protobuf:"bytes,1,rep,name=usernames,proto3" json:"usernames,omitempty"`
@@ -1717,6 +1751,7 @@ func (x *Groups) GetGroups() map[string]bool {
 	return nil
 }
 
+// The request of ModifyMembers.
 type ModifyMembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -1777,6 +1812,7 @@ func (x *ModifyMembersRequest) GetRemove() []string {
 	return nil
 }
 
+// The answer of ModifyMembers.
 type ModifyMembersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1813,6 +1849,7 @@ func (*ModifyMembersResponse) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{32}
 }
 
+// The request of ModifyRoleBinding.
 type ModifyRoleBindingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resource      *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -1873,6 +1910,7 @@ func (x *ModifyRoleBindingRequest) GetRoles() []string {
 	return nil
 }
 
+// The answer of ModifyRoleBinding.
 type ModifyRoleBindingResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2009,6 +2047,7 @@ func (x *OIDCConfig) GetUserAccessibleIssuerHost() string {
 	return ""
 }
 
+// What a binding speaks of.
 type Resource struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Type          ResourceType           `protobuf:"varint,1,opt,name=type,proto3,enum=auth_v2.ResourceType" json:"type,omitempty"`
@@ -2061,6 +2100,7 @@ func (x *Resource) GetName() string {
 	return ""
 }
 
+// The request of RestoreAuthToken.
 type RestoreAuthTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         *TokenInfo             `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -2105,6 +2145,7 @@ func (x *RestoreAuthTokenRequest) GetToken() *TokenInfo {
 	return nil
 }
 
+// The answer of RestoreAuthToken.
 type RestoreAuthTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2141,6 +2182,7 @@ func (*RestoreAuthTokenResponse) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{38}
 }
 
+// The request of RevokeAuthToken.
 type RevokeAuthTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -2185,6 +2227,7 @@ func (x *RevokeAuthTokenRequest) GetToken() string {
 	return ""
 }
 
+// The answer of RevokeAuthToken.
 type RevokeAuthTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        int64                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -2229,6 +2272,7 @@ func (x *RevokeAuthTokenResponse) GetNumber() int64 {
 	return 0
 }
 
+// The request of RevokeAuthTokensForUser.
 type RevokeAuthTokensForUserRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
@@ -2273,6 +2317,7 @@ func (x *RevokeAuthTokensForUserRequest) GetUsername() string {
 	return ""
 }
 
+// The answer of RevokeAuthTokensForUser.
 type RevokeAuthTokensForUserResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        int64                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -2385,6 +2430,7 @@ func (x *Role) GetReturnedFor() []ResourceType {
 	return nil
 }
 
+// Who has which roles on a resource.
 type RoleBinding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       map[string]*Roles      `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -2473,6 +2519,7 @@ func (x *Roles) GetRoles() map[string]bool {
 	return nil
 }
 
+// The request of RotateRootToken.
 type RotateRootTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RootToken     string                 `protobuf:"bytes,1,opt,name=root_token,json=rootToken,proto3" json:"root_token,omitempty"`
@@ -2517,6 +2564,7 @@ func (x *RotateRootTokenRequest) GetRootToken() string {
 	return ""
 }
 
+// The answer of RotateRootToken.
 type RotateRootTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RootToken     string                 `protobuf:"bytes,1,opt,name=root_token,json=rootToken,proto3" json:"root_token,omitempty"`
@@ -2621,6 +2669,7 @@ func (x *SessionInfo) GetConversionErr() bool {
 	return false
 }
 
+// The request of SetConfiguration.
 type SetConfigurationRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Configuration *OIDCConfig            `protobuf:"bytes,1,opt,name=configuration,proto3" json:"configuration,omitempty"`
@@ -2665,6 +2714,7 @@ func (x *SetConfigurationRequest) GetConfiguration() *OIDCConfig {
 	return nil
 }
 
+// The answer of SetConfiguration.
 type SetConfigurationResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2701,6 +2751,7 @@ func (*SetConfigurationResponse) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{50}
 }
 
+// The request of SetGroupsForUser.
 type SetGroupsForUserRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
@@ -2753,6 +2804,7 @@ func (x *SetGroupsForUserRequest) GetGroups() []string {
 	return nil
 }
 
+// The answer of SetGroupsForUser.
 type SetGroupsForUserResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2789,6 +2841,7 @@ func (*SetGroupsForUserResponse) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{52}
 }
 
+// What is known of a token; of the token itself only a hash.
 type TokenInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
@@ -2893,6 +2946,7 @@ func (x *Users) GetUsernames() map[string]bool {
 	return nil
 }
 
+// The request of WhoAmI.
 type WhoAmIRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2929,6 +2983,7 @@ func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
 	return file_auth_v2_auth_proto_rawDescGZIP(), []int{55}
 }
 
+// The answer of WhoAmI.
 type WhoAmIResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`

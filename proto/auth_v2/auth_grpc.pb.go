@@ -4,6 +4,8 @@
 // - protoc             (unknown)
 // source: auth_v2/auth.proto
 
+// Package auth_v2 is the API of tokens, subjects, roles and permissions.
+
 package authpb
 
 import (
@@ -49,31 +51,58 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API serves authentication and authorisation.
 type APIClient interface {
+	// Switches auth on and returns the root token.
 	Activate(ctx context.Context, in *ActivateRequest, opts ...grpc.CallOption) (*ActivateResponse, error)
+	// Switches auth off and forgets tokens, bindings and groups.
 	Deactivate(ctx context.Context, in *DeactivateRequest, opts ...grpc.CallOption) (*DeactivateResponse, error)
+	// Returns the OIDC configuration.
 	GetConfiguration(ctx context.Context, in *GetConfigurationRequest, opts ...grpc.CallOption) (*GetConfigurationResponse, error)
+	// Sets the OIDC configuration.
 	SetConfiguration(ctx context.Context, in *SetConfigurationRequest, opts ...grpc.CallOption) (*SetConfigurationResponse, error)
+	// Exchanges an identity for a token.
 	Authenticate(ctx context.Context, in *AuthenticateRequest, opts ...grpc.CallOption) (*AuthenticateResponse, error)
+	// Tells whether the caller has permissions on a resource.
 	Authorize(ctx context.Context, in *AuthorizeRequest, opts ...grpc.CallOption) (*AuthorizeResponse, error)
+	// Returns the caller's permissions on a resource.
 	GetPermissions(ctx context.Context, in *GetPermissionsRequest, opts ...grpc.CallOption) (*GetPermissionsResponse, error)
+	// Returns a principal's permissions on a resource.
 	GetPermissionsForPrincipal(ctx context.Context, in *GetPermissionsForPrincipalRequest, opts ...grpc.CallOption) (*GetPermissionsResponse, error)
+	// Tells the caller who they are.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
+	// Lists the roles that grant a permission.
 	GetRolesForPermission(ctx context.Context, in *GetRolesForPermissionRequest, opts ...grpc.CallOption) (*GetRolesForPermissionResponse, error)
+	// Replaces the roles of a principal on a resource.
 	ModifyRoleBinding(ctx context.Context, in *ModifyRoleBindingRequest, opts ...grpc.CallOption) (*ModifyRoleBindingResponse, error)
+	// Returns who has which role on a resource.
 	GetRoleBinding(ctx context.Context, in *GetRoleBindingRequest, opts ...grpc.CallOption) (*GetRoleBindingResponse, error)
+	// Begins a login and returns the address to visit.
 	GetOIDCLogin(ctx context.Context, in *GetOIDCLoginRequest, opts ...grpc.CallOption) (*GetOIDCLoginResponse, error)
+	// Makes a token for a robot.
 	GetRobotToken(ctx context.Context, in *GetRobotTokenRequest, opts ...grpc.CallOption) (*GetRobotTokenResponse, error)
+	// Revokes one token.
 	RevokeAuthToken(ctx context.Context, in *RevokeAuthTokenRequest, opts ...grpc.CallOption) (*RevokeAuthTokenResponse, error)
+	// Revokes all tokens of a user.
 	RevokeAuthTokensForUser(ctx context.Context, in *RevokeAuthTokensForUserRequest, opts ...grpc.CallOption) (*RevokeAuthTokensForUserResponse, error)
+	// Sets the groups of a user.
 	SetGroupsForUser(ctx context.Context, in *SetGroupsForUserRequest, opts ...grpc.CallOption) (*SetGroupsForUserResponse, error)
+	// Adds and removes members of a group.
 	ModifyMembers(ctx context.Context, in *ModifyMembersRequest, opts ...grpc.CallOption) (*ModifyMembersResponse, error)
+	// Returns the caller's groups.
 	GetGroups(ctx context.Context, in *GetGroupsRequest, opts ...grpc.CallOption) (*GetGroupsResponse, error)
+	// Returns a principal's groups.
 	GetGroupsForPrincipal(ctx context.Context, in *GetGroupsForPrincipalRequest, opts ...grpc.CallOption) (*GetGroupsResponse, error)
+	// Returns the members of a group.
 	GetUsers(ctx context.Context, in *GetUsersRequest, opts ...grpc.CallOption) (*GetUsersResponse, error)
+	// Returns the hashes of tokens, for a restore elsewhere.
 	ExtractAuthTokens(ctx context.Context, in *ExtractAuthTokensRequest, opts ...grpc.CallOption) (*ExtractAuthTokensResponse, error)
+	// Stores an extracted token.
 	RestoreAuthToken(ctx context.Context, in *RestoreAuthTokenRequest, opts ...grpc.CallOption) (*RestoreAuthTokenResponse, error)
+	// Forgets tokens that have expired.
 	DeleteExpiredAuthTokens(ctx context.Context, in *DeleteExpiredAuthTokensRequest, opts ...grpc.CallOption) (*DeleteExpiredAuthTokensResponse, error)
+	// Replaces the root token.
 	RotateRootToken(ctx context.Context, in *RotateRootTokenRequest, opts ...grpc.CallOption) (*RotateRootTokenResponse, error)
 }
 
@@ -338,31 +367,58 @@ func (c *aPIClient) RotateRootToken(ctx context.Context, in *RotateRootTokenRequ
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API serves authentication and authorisation.
 type APIServer interface {
+	// Switches auth on and returns the root token.
 	Activate(context.Context, *ActivateRequest) (*ActivateResponse, error)
+	// Switches auth off and forgets tokens, bindings and groups.
 	Deactivate(context.Context, *DeactivateRequest) (*DeactivateResponse, error)
+	// Returns the OIDC configuration.
 	GetConfiguration(context.Context, *GetConfigurationRequest) (*GetConfigurationResponse, error)
+	// Sets the OIDC configuration.
 	SetConfiguration(context.Context, *SetConfigurationRequest) (*SetConfigurationResponse, error)
+	// Exchanges an identity for a token.
 	Authenticate(context.Context, *AuthenticateRequest) (*AuthenticateResponse, error)
+	// Tells whether the caller has permissions on a resource.
 	Authorize(context.Context, *AuthorizeRequest) (*AuthorizeResponse, error)
+	// Returns the caller's permissions on a resource.
 	GetPermissions(context.Context, *GetPermissionsRequest) (*GetPermissionsResponse, error)
+	// Returns a principal's permissions on a resource.
 	GetPermissionsForPrincipal(context.Context, *GetPermissionsForPrincipalRequest) (*GetPermissionsResponse, error)
+	// Tells the caller who they are.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
+	// Lists the roles that grant a permission.
 	GetRolesForPermission(context.Context, *GetRolesForPermissionRequest) (*GetRolesForPermissionResponse, error)
+	// Replaces the roles of a principal on a resource.
 	ModifyRoleBinding(context.Context, *ModifyRoleBindingRequest) (*ModifyRoleBindingResponse, error)
+	// Returns who has which role on a resource.
 	GetRoleBinding(context.Context, *GetRoleBindingRequest) (*GetRoleBindingResponse, error)
+	// Begins a login and returns the address to visit.
 	GetOIDCLogin(context.Context, *GetOIDCLoginRequest) (*GetOIDCLoginResponse, error)
+	// Makes a token for a robot.
 	GetRobotToken(context.Context, *GetRobotTokenRequest) (*GetRobotTokenResponse, error)
+	// Revokes one token.
 	RevokeAuthToken(context.Context, *RevokeAuthTokenRequest) (*RevokeAuthTokenResponse, error)
+	// Revokes all tokens of a user.
 	RevokeAuthTokensForUser(context.Context, *RevokeAuthTokensForUserRequest) (*RevokeAuthTokensForUserResponse, error)
+	// Sets the groups of a user.
 	SetGroupsForUser(context.Context, *SetGroupsForUserRequest) (*SetGroupsForUserResponse, error)
+	// Adds and removes members of a group.
 	ModifyMembers(context.Context, *ModifyMembersRequest) (*ModifyMembersResponse, error)
+	// Returns the caller's groups.
 	GetGroups(context.Context, *GetGroupsRequest) (*GetGroupsResponse, error)
+	// Returns a principal's groups.
 	GetGroupsForPrincipal(context.Context, *GetGroupsForPrincipalRequest) (*GetGroupsResponse, error)
+	// Returns the members of a group.
 	GetUsers(context.Context, *GetUsersRequest) (*GetUsersResponse, error)
+	// Returns the hashes of tokens, for a restore elsewhere.
 	ExtractAuthTokens(context.Context, *ExtractAuthTokensRequest) (*ExtractAuthTokensResponse, error)
+	// Stores an extracted token.
 	RestoreAuthToken(context.Context, *RestoreAuthTokenRequest) (*RestoreAuthTokenResponse, error)
+	// Forgets tokens that have expired.
 	DeleteExpiredAuthTokens(context.Context, *DeleteExpiredAuthTokensRequest) (*DeleteExpiredAuthTokensResponse, error)
+	// Replaces the root token.
 	RotateRootToken(context.Context, *RotateRootTokenRequest) (*RotateRootTokenResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

@@ -4,6 +4,9 @@
 // 	protoc        (unknown)
 // source: enterprise_v2/enterprise.proto
 
+// Package enterprise_v2 answers clients that ask for an enterprise licence;
+// none is needed.
+
 package enterprisepb
 
 import (
@@ -123,6 +126,7 @@ func (PauseStatusResponse_PauseStatus) EnumDescriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{16, 0}
 }
 
+// The request of Activate.
 type ActivateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LicenseServer string                 `protobuf:"bytes,1,opt,name=license_server,json=licenseServer,proto3" json:"license_server,omitempty"`
@@ -183,6 +187,7 @@ func (x *ActivateRequest) GetSecret() string {
 	return ""
 }
 
+// The answer of Activate.
 type ActivateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -219,6 +224,7 @@ func (*ActivateResponse) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{1}
 }
 
+// The request of Deactivate.
 type DeactivateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -255,6 +261,7 @@ func (*DeactivateRequest) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{2}
 }
 
+// The answer of Deactivate.
 type DeactivateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -411,6 +418,7 @@ func (x *EnterpriseRecord) GetHeartbeatFailed() bool {
 	return false
 }
 
+// The request of GetActivationCode.
 type GetActivationCodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -447,6 +455,7 @@ func (*GetActivationCodeRequest) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{6}
 }
 
+// The answer of GetActivationCode.
 type GetActivationCodeResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	State          State                  `protobuf:"varint,1,opt,name=state,proto3,enum=enterprise_v2.State" json:"state,omitempty"`
@@ -507,6 +516,7 @@ func (x *GetActivationCodeResponse) GetActivationCode() string {
 	return ""
 }
 
+// The request of GetState.
 type GetStateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -543,6 +553,7 @@ func (*GetStateRequest) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{8}
 }
 
+// The answer of GetState.
 type GetStateResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	State          State                  `protobuf:"varint,1,opt,name=state,proto3,enum=enterprise_v2.State" json:"state,omitempty"`
@@ -603,6 +614,7 @@ func (x *GetStateResponse) GetActivationCode() string {
 	return ""
 }
 
+// The request of Heartbeat.
 type HeartbeatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -639,6 +651,7 @@ func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{10}
 }
 
+// The answer of Heartbeat.
 type HeartbeatResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -727,6 +740,7 @@ func (x *LicenseRecord) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+// The request of Pause.
 type PauseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -763,6 +777,7 @@ func (*PauseRequest) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{13}
 }
 
+// The answer of Pause.
 type PauseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -799,6 +814,7 @@ func (*PauseResponse) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{14}
 }
 
+// The request of PauseStatus.
 type PauseStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -835,6 +851,7 @@ func (*PauseStatusRequest) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{15}
 }
 
+// The answer of PauseStatus.
 type PauseStatusResponse struct {
 	state         protoimpl.MessageState          `protogen:"open.v1"`
 	Status        PauseStatusResponse_PauseStatus `protobuf:"varint,1,opt,name=status,proto3,enum=enterprise_v2.PauseStatusResponse_PauseStatus" json:"status,omitempty"`
@@ -923,6 +940,7 @@ func (x *TokenInfo) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+// The request of Unpause.
 type UnpauseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -959,6 +977,7 @@ func (*UnpauseRequest) Descriptor() ([]byte, []int) {
 	return file_enterprise_v2_enterprise_proto_rawDescGZIP(), []int{18}
 }
 
+// The answer of Unpause.
 type UnpauseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

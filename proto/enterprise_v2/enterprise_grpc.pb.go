@@ -4,6 +4,9 @@
 // - protoc             (unknown)
 // source: enterprise_v2/enterprise.proto
 
+// Package enterprise_v2 answers clients that ask for an enterprise licence;
+// none is needed.
+
 package enterprisepb
 
 import (
@@ -32,14 +35,24 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API answers questions about the licence.
 type APIClient interface {
+	// Does nothing, successfully.
 	Activate(ctx context.Context, in *ActivateRequest, opts ...grpc.CallOption) (*ActivateResponse, error)
+	// Says that everything is active.
 	GetState(ctx context.Context, in *GetStateRequest, opts ...grpc.CallOption) (*GetStateResponse, error)
+	// Says that everything is active, without a code.
 	GetActivationCode(ctx context.Context, in *GetActivationCodeRequest, opts ...grpc.CallOption) (*GetActivationCodeResponse, error)
+	// Does nothing, successfully.
 	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
+	// Does nothing, successfully.
 	Deactivate(ctx context.Context, in *DeactivateRequest, opts ...grpc.CallOption) (*DeactivateResponse, error)
+	// Pauses the cluster.
 	Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*PauseResponse, error)
+	// Ends a pause.
 	Unpause(ctx context.Context, in *UnpauseRequest, opts ...grpc.CallOption) (*UnpauseResponse, error)
+	// Tells whether the cluster is paused.
 	PauseStatus(ctx context.Context, in *PauseStatusRequest, opts ...grpc.CallOption) (*PauseStatusResponse, error)
 }
 
@@ -134,14 +147,24 @@ func (c *aPIClient) PauseStatus(ctx context.Context, in *PauseStatusRequest, opt
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API answers questions about the licence.
 type APIServer interface {
+	// Does nothing, successfully.
 	Activate(context.Context, *ActivateRequest) (*ActivateResponse, error)
+	// Says that everything is active.
 	GetState(context.Context, *GetStateRequest) (*GetStateResponse, error)
+	// Says that everything is active, without a code.
 	GetActivationCode(context.Context, *GetActivationCodeRequest) (*GetActivationCodeResponse, error)
+	// Does nothing, successfully.
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
+	// Does nothing, successfully.
 	Deactivate(context.Context, *DeactivateRequest) (*DeactivateResponse, error)
+	// Pauses the cluster.
 	Pause(context.Context, *PauseRequest) (*PauseResponse, error)
+	// Ends a pause.
 	Unpause(context.Context, *UnpauseRequest) (*UnpauseResponse, error)
+	// Tells whether the cluster is paused.
 	PauseStatus(context.Context, *PauseStatusRequest) (*PauseStatusResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

@@ -4,6 +4,9 @@
 // 	protoc        (unknown)
 // source: identity_v2/identity.proto
 
+// Package identity_v2 is the API of the identity server's connectors and
+// clients.
+
 package identitypb
 
 import (
@@ -23,6 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The request of CreateIDPConnector.
 type CreateIDPConnectorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Connector     *IDPConnector          `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
@@ -67,6 +71,7 @@ func (x *CreateIDPConnectorRequest) GetConnector() *IDPConnector {
 	return nil
 }
 
+// The answer of CreateIDPConnector.
 type CreateIDPConnectorResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -103,6 +108,7 @@ func (*CreateIDPConnectorResponse) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{1}
 }
 
+// The request of CreateOIDCClient.
 type CreateOIDCClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        *OIDCClient            `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -147,6 +153,7 @@ func (x *CreateOIDCClientRequest) GetClient() *OIDCClient {
 	return nil
 }
 
+// The answer of CreateOIDCClient.
 type CreateOIDCClientResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        *OIDCClient            `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -191,6 +198,7 @@ func (x *CreateOIDCClientResponse) GetClient() *OIDCClient {
 	return nil
 }
 
+// The request of DeleteAll.
 type DeleteAllRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -227,6 +235,7 @@ func (*DeleteAllRequest) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{4}
 }
 
+// The answer of DeleteAll.
 type DeleteAllResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -263,6 +272,7 @@ func (*DeleteAllResponse) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{5}
 }
 
+// The request of DeleteIDPConnector.
 type DeleteIDPConnectorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -307,6 +317,7 @@ func (x *DeleteIDPConnectorRequest) GetId() string {
 	return ""
 }
 
+// The answer of DeleteIDPConnector.
 type DeleteIDPConnectorResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -343,6 +354,7 @@ func (*DeleteIDPConnectorResponse) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{7}
 }
 
+// The request of DeleteOIDCClient.
 type DeleteOIDCClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -387,6 +399,7 @@ func (x *DeleteOIDCClientRequest) GetId() string {
 	return ""
 }
 
+// The answer of DeleteOIDCClient.
 type DeleteOIDCClientResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -423,6 +436,7 @@ func (*DeleteOIDCClientResponse) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{9}
 }
 
+// The request of GetIDPConnector.
 type GetIDPConnectorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -467,6 +481,7 @@ func (x *GetIDPConnectorRequest) GetId() string {
 	return ""
 }
 
+// The answer of GetIDPConnector.
 type GetIDPConnectorResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Connector     *IDPConnector          `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
@@ -511,6 +526,7 @@ func (x *GetIDPConnectorResponse) GetConnector() *IDPConnector {
 	return nil
 }
 
+// The request of GetIdentityServerConfig.
 type GetIdentityServerConfigRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -547,6 +563,7 @@ func (*GetIdentityServerConfigRequest) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{12}
 }
 
+// The answer of GetIdentityServerConfig.
 type GetIdentityServerConfigResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        *IdentityServerConfig  `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
@@ -591,6 +608,7 @@ func (x *GetIdentityServerConfigResponse) GetConfig() *IdentityServerConfig {
 	return nil
 }
 
+// The request of GetOIDCClient.
 type GetOIDCClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -635,6 +653,7 @@ func (x *GetOIDCClientRequest) GetId() string {
 	return ""
 }
 
+// The answer of GetOIDCClient.
 type GetOIDCClientResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        *OIDCClient            `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -823,6 +842,7 @@ func (x *IdentityServerConfig) GetRotationTokenExpiry() string {
 	return ""
 }
 
+// The request of ListIDPConnectors.
 type ListIDPConnectorsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -859,6 +879,7 @@ func (*ListIDPConnectorsRequest) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{18}
 }
 
+// The answer of ListIDPConnectors.
 type ListIDPConnectorsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Connectors    []*IDPConnector        `protobuf:"bytes,1,rep,name=connectors,proto3" json:"connectors,omitempty"`
@@ -903,6 +924,7 @@ func (x *ListIDPConnectorsResponse) GetConnectors() []*IDPConnector {
 	return nil
 }
 
+// The request of ListOIDCClients.
 type ListOIDCClientsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -939,6 +961,7 @@ func (*ListOIDCClientsRequest) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{20}
 }
 
+// The answer of ListOIDCClients.
 type ListOIDCClientsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Clients       []*OIDCClient          `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
@@ -1059,6 +1082,7 @@ func (x *OIDCClient) GetSecret() string {
 	return ""
 }
 
+// The request of SetIdentityServerConfig.
 type SetIdentityServerConfigRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        *IdentityServerConfig  `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
@@ -1103,6 +1127,7 @@ func (x *SetIdentityServerConfigRequest) GetConfig() *IdentityServerConfig {
 	return nil
 }
 
+// The answer of SetIdentityServerConfig.
 type SetIdentityServerConfigResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1139,6 +1164,7 @@ func (*SetIdentityServerConfigResponse) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{24}
 }
 
+// The request of UpdateIDPConnector.
 type UpdateIDPConnectorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Connector     *IDPConnector          `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
@@ -1183,6 +1209,7 @@ func (x *UpdateIDPConnectorRequest) GetConnector() *IDPConnector {
 	return nil
 }
 
+// The answer of UpdateIDPConnector.
 type UpdateIDPConnectorResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1219,6 +1246,7 @@ func (*UpdateIDPConnectorResponse) Descriptor() ([]byte, []int) {
 	return file_identity_v2_identity_proto_rawDescGZIP(), []int{26}
 }
 
+// The request of UpdateOIDCClient.
 type UpdateOIDCClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        *OIDCClient            `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -1263,6 +1291,7 @@ func (x *UpdateOIDCClientRequest) GetClient() *OIDCClient {
 	return nil
 }
 
+// The answer of UpdateOIDCClient.
 type UpdateOIDCClientResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

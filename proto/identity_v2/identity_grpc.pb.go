@@ -4,6 +4,9 @@
 // - protoc             (unknown)
 // source: identity_v2/identity.proto
 
+// Package identity_v2 is the API of the identity server's connectors and
+// clients.
+
 package identitypb
 
 import (
@@ -37,19 +40,34 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API manages identity providers and OIDC clients.
 type APIClient interface {
+	// Sets the issuer and token lifetimes.
 	SetIdentityServerConfig(ctx context.Context, in *SetIdentityServerConfigRequest, opts ...grpc.CallOption) (*SetIdentityServerConfigResponse, error)
+	// Returns the issuer and token lifetimes.
 	GetIdentityServerConfig(ctx context.Context, in *GetIdentityServerConfigRequest, opts ...grpc.CallOption) (*GetIdentityServerConfigResponse, error)
+	// Adds an identity provider.
 	CreateIDPConnector(ctx context.Context, in *CreateIDPConnectorRequest, opts ...grpc.CallOption) (*CreateIDPConnectorResponse, error)
+	// Changes an identity provider.
 	UpdateIDPConnector(ctx context.Context, in *UpdateIDPConnectorRequest, opts ...grpc.CallOption) (*UpdateIDPConnectorResponse, error)
+	// Lists identity providers.
 	ListIDPConnectors(ctx context.Context, in *ListIDPConnectorsRequest, opts ...grpc.CallOption) (*ListIDPConnectorsResponse, error)
+	// Returns one identity provider.
 	GetIDPConnector(ctx context.Context, in *GetIDPConnectorRequest, opts ...grpc.CallOption) (*GetIDPConnectorResponse, error)
+	// Removes an identity provider.
 	DeleteIDPConnector(ctx context.Context, in *DeleteIDPConnectorRequest, opts ...grpc.CallOption) (*DeleteIDPConnectorResponse, error)
+	// Adds an OIDC client.
 	CreateOIDCClient(ctx context.Context, in *CreateOIDCClientRequest, opts ...grpc.CallOption) (*CreateOIDCClientResponse, error)
+	// Changes an OIDC client.
 	UpdateOIDCClient(ctx context.Context, in *UpdateOIDCClientRequest, opts ...grpc.CallOption) (*UpdateOIDCClientResponse, error)
+	// Returns one OIDC client.
 	GetOIDCClient(ctx context.Context, in *GetOIDCClientRequest, opts ...grpc.CallOption) (*GetOIDCClientResponse, error)
+	// Lists OIDC clients.
 	ListOIDCClients(ctx context.Context, in *ListOIDCClientsRequest, opts ...grpc.CallOption) (*ListOIDCClientsResponse, error)
+	// Removes an OIDC client.
 	DeleteOIDCClient(ctx context.Context, in *DeleteOIDCClientRequest, opts ...grpc.CallOption) (*DeleteOIDCClientResponse, error)
+	// Removes everything.
 	DeleteAll(ctx context.Context, in *DeleteAllRequest, opts ...grpc.CallOption) (*DeleteAllResponse, error)
 }
 
@@ -194,19 +212,34 @@ func (c *aPIClient) DeleteAll(ctx context.Context, in *DeleteAllRequest, opts ..
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API manages identity providers and OIDC clients.
 type APIServer interface {
+	// Sets the issuer and token lifetimes.
 	SetIdentityServerConfig(context.Context, *SetIdentityServerConfigRequest) (*SetIdentityServerConfigResponse, error)
+	// Returns the issuer and token lifetimes.
 	GetIdentityServerConfig(context.Context, *GetIdentityServerConfigRequest) (*GetIdentityServerConfigResponse, error)
+	// Adds an identity provider.
 	CreateIDPConnector(context.Context, *CreateIDPConnectorRequest) (*CreateIDPConnectorResponse, error)
+	// Changes an identity provider.
 	UpdateIDPConnector(context.Context, *UpdateIDPConnectorRequest) (*UpdateIDPConnectorResponse, error)
+	// Lists identity providers.
 	ListIDPConnectors(context.Context, *ListIDPConnectorsRequest) (*ListIDPConnectorsResponse, error)
+	// Returns one identity provider.
 	GetIDPConnector(context.Context, *GetIDPConnectorRequest) (*GetIDPConnectorResponse, error)
+	// Removes an identity provider.
 	DeleteIDPConnector(context.Context, *DeleteIDPConnectorRequest) (*DeleteIDPConnectorResponse, error)
+	// Adds an OIDC client.
 	CreateOIDCClient(context.Context, *CreateOIDCClientRequest) (*CreateOIDCClientResponse, error)
+	// Changes an OIDC client.
 	UpdateOIDCClient(context.Context, *UpdateOIDCClientRequest) (*UpdateOIDCClientResponse, error)
+	// Returns one OIDC client.
 	GetOIDCClient(context.Context, *GetOIDCClientRequest) (*GetOIDCClientResponse, error)
+	// Lists OIDC clients.
 	ListOIDCClients(context.Context, *ListOIDCClientsRequest) (*ListOIDCClientsResponse, error)
+	// Removes an OIDC client.
 	DeleteOIDCClient(context.Context, *DeleteOIDCClientRequest) (*DeleteOIDCClientResponse, error)
+	// Removes everything.
 	DeleteAll(context.Context, *DeleteAllRequest) (*DeleteAllResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

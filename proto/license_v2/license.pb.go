@@ -4,6 +4,9 @@
 // 	protoc        (unknown)
 // source: license_v2/license.proto
 
+// Package license_v2 answers clients that speak to a licence server; none is
+// needed.
+
 package licensepb
 
 import (
@@ -23,6 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The request of Activate.
 type ActivateRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ActivationCode string                 `protobuf:"bytes,1,opt,name=activation_code,json=activationCode,proto3" json:"activation_code,omitempty"`
@@ -75,6 +79,7 @@ func (x *ActivateRequest) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+// The answer of Activate.
 type ActivateResponse struct {
 	state         protoimpl.MessageState   `protogen:"open.v1"`
 	Info          *enterprise_v2.TokenInfo `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
@@ -119,6 +124,7 @@ func (x *ActivateResponse) GetInfo() *enterprise_v2.TokenInfo {
 	return nil
 }
 
+// The request of AddCluster.
 type AddClusterRequest struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Id                  string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -203,6 +209,7 @@ func (x *AddClusterRequest) GetEnterpriseServer() bool {
 	return false
 }
 
+// The answer of AddCluster.
 type AddClusterResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Secret        string                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
@@ -411,6 +418,7 @@ func (*DeactivateResponse) Descriptor() ([]byte, []int) {
 	return file_license_v2_license_proto_rawDescGZIP(), []int{6}
 }
 
+// The request of DeleteAll.
 type DeleteAllRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -447,6 +455,7 @@ func (*DeleteAllRequest) Descriptor() ([]byte, []int) {
 	return file_license_v2_license_proto_rawDescGZIP(), []int{7}
 }
 
+// The answer of DeleteAll.
 type DeleteAllResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -483,6 +492,7 @@ func (*DeleteAllResponse) Descriptor() ([]byte, []int) {
 	return file_license_v2_license_proto_rawDescGZIP(), []int{8}
 }
 
+// The request of DeleteCluster.
 type DeleteClusterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -527,6 +537,7 @@ func (x *DeleteClusterRequest) GetId() string {
 	return ""
 }
 
+// The answer of DeleteCluster.
 type DeleteClusterResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -563,6 +574,7 @@ func (*DeleteClusterResponse) Descriptor() ([]byte, []int) {
 	return file_license_v2_license_proto_rawDescGZIP(), []int{10}
 }
 
+// The request of GetActivationCode.
 type GetActivationCodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -599,6 +611,7 @@ func (*GetActivationCodeRequest) Descriptor() ([]byte, []int) {
 	return file_license_v2_license_proto_rawDescGZIP(), []int{11}
 }
 
+// The answer of GetActivationCode.
 type GetActivationCodeResponse struct {
 	state          protoimpl.MessageState   `protogen:"open.v1"`
 	State          enterprise_v2.State      `protobuf:"varint,1,opt,name=state,proto3,enum=enterprise_v2.State" json:"state,omitempty"`
@@ -659,6 +672,7 @@ func (x *GetActivationCodeResponse) GetActivationCode() string {
 	return ""
 }
 
+// The request of Heartbeat.
 type HeartbeatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -735,6 +749,7 @@ func (x *HeartbeatRequest) GetClientId() string {
 	return ""
 }
 
+// The answer of Heartbeat.
 type HeartbeatResponse struct {
 	state         protoimpl.MessageState       `protogen:"open.v1"`
 	License       *enterprise_v2.LicenseRecord `protobuf:"bytes,1,opt,name=license,proto3" json:"license,omitempty"`
@@ -779,6 +794,7 @@ func (x *HeartbeatResponse) GetLicense() *enterprise_v2.LicenseRecord {
 	return nil
 }
 
+// The request of ListClusters.
 type ListClustersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -815,6 +831,7 @@ func (*ListClustersRequest) Descriptor() ([]byte, []int) {
 	return file_license_v2_license_proto_rawDescGZIP(), []int{15}
 }
 
+// The answer of ListClusters.
 type ListClustersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Clusters      []*ClusterStatus       `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
@@ -859,6 +876,7 @@ func (x *ListClustersResponse) GetClusters() []*ClusterStatus {
 	return nil
 }
 
+// The request of ListUserClusters.
 type ListUserClustersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -895,6 +913,7 @@ func (*ListUserClustersRequest) Descriptor() ([]byte, []int) {
 	return file_license_v2_license_proto_rawDescGZIP(), []int{17}
 }
 
+// The answer of ListUserClusters.
 type ListUserClustersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Clusters      []*UserClusterInfo     `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
@@ -939,6 +958,7 @@ func (x *ListUserClustersResponse) GetClusters() []*UserClusterInfo {
 	return nil
 }
 
+// The request of UpdateCluster.
 type UpdateClusterRequest struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Id                  string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1015,6 +1035,7 @@ func (x *UpdateClusterRequest) GetSecret() string {
 	return ""
 }
 
+// The answer of UpdateCluster.
 type UpdateClusterResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

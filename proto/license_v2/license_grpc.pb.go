@@ -4,6 +4,9 @@
 // - protoc             (unknown)
 // source: license_v2/license.proto
 
+// Package license_v2 answers clients that speak to a licence server; none is
+// needed.
+
 package licensepb
 
 import (
@@ -33,15 +36,26 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API answers questions about licences.
 type APIClient interface {
+	// Returns a licence that does not expire.
 	Activate(ctx context.Context, in *ActivateRequest, opts ...grpc.CallOption) (*ActivateResponse, error)
+	// Says that the licence is active.
 	GetActivationCode(ctx context.Context, in *GetActivationCodeRequest, opts ...grpc.CallOption) (*GetActivationCodeResponse, error)
+	// Deletes all licences.
 	DeleteAll(ctx context.Context, in *DeleteAllRequest, opts ...grpc.CallOption) (*DeleteAllResponse, error)
+	// Registers a cluster.
 	AddCluster(ctx context.Context, in *AddClusterRequest, opts ...grpc.CallOption) (*AddClusterResponse, error)
+	// Removes a cluster.
 	DeleteCluster(ctx context.Context, in *DeleteClusterRequest, opts ...grpc.CallOption) (*DeleteClusterResponse, error)
+	// Lists registered clusters.
 	ListClusters(ctx context.Context, in *ListClustersRequest, opts ...grpc.CallOption) (*ListClustersResponse, error)
+	// Changes a registered cluster.
 	UpdateCluster(ctx context.Context, in *UpdateClusterRequest, opts ...grpc.CallOption) (*UpdateClusterResponse, error)
+	// Reports that a cluster lives.
 	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
+	// Lists the clusters that a user may see.
 	ListUserClusters(ctx context.Context, in *ListUserClustersRequest, opts ...grpc.CallOption) (*ListUserClustersResponse, error)
 }
 
@@ -146,15 +160,26 @@ func (c *aPIClient) ListUserClusters(ctx context.Context, in *ListUserClustersRe
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API answers questions about licences.
 type APIServer interface {
+	// Returns a licence that does not expire.
 	Activate(context.Context, *ActivateRequest) (*ActivateResponse, error)
+	// Says that the licence is active.
 	GetActivationCode(context.Context, *GetActivationCodeRequest) (*GetActivationCodeResponse, error)
+	// Deletes all licences.
 	DeleteAll(context.Context, *DeleteAllRequest) (*DeleteAllResponse, error)
+	// Registers a cluster.
 	AddCluster(context.Context, *AddClusterRequest) (*AddClusterResponse, error)
+	// Removes a cluster.
 	DeleteCluster(context.Context, *DeleteClusterRequest) (*DeleteClusterResponse, error)
+	// Lists registered clusters.
 	ListClusters(context.Context, *ListClustersRequest) (*ListClustersResponse, error)
+	// Changes a registered cluster.
 	UpdateCluster(context.Context, *UpdateClusterRequest) (*UpdateClusterResponse, error)
+	// Reports that a cluster lives.
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
+	// Lists the clusters that a user may see.
 	ListUserClusters(context.Context, *ListUserClustersRequest) (*ListUserClustersResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

@@ -4,6 +4,9 @@
 // 	protoc        (unknown)
 // source: metadata/metadata.proto
 
+// Package metadata is the API of the maps of strings that users attach to
+// objects.
+
 package metadatapb
 
 import (
@@ -23,6 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Names the cluster.
 type ClusterPicker struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -59,6 +63,7 @@ func (*ClusterPicker) Descriptor() ([]byte, []int) {
 	return file_metadata_metadata_proto_rawDescGZIP(), []int{0}
 }
 
+// One change of the metadata of one object.
 type Edit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Target:
@@ -283,6 +288,7 @@ func (*Edit_EditKey_) isEdit_Op() {}
 
 func (*Edit_DeleteKey_) isEdit_Op() {}
 
+// The request of EditMetadata.
 type EditMetadataRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Edits         []*Edit                `protobuf:"bytes,1,rep,name=edits,proto3" json:"edits,omitempty"`
@@ -327,6 +333,7 @@ func (x *EditMetadataRequest) GetEdits() []*Edit {
 	return nil
 }
 
+// The answer of EditMetadata.
 type EditMetadataResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

@@ -4,6 +4,9 @@
 // - protoc             (unknown)
 // source: metadata/metadata.proto
 
+// Package metadata is the API of the maps of strings that users attach to
+// objects.
+
 package metadatapb
 
 import (
@@ -25,7 +28,10 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API edits metadata.
 type APIClient interface {
+	// Applies edits, all or none.
 	EditMetadata(ctx context.Context, in *EditMetadataRequest, opts ...grpc.CallOption) (*EditMetadataResponse, error)
 }
 
@@ -50,7 +56,10 @@ func (c *aPIClient) EditMetadata(ctx context.Context, in *EditMetadataRequest, o
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API edits metadata.
 type APIServer interface {
+	// Applies edits, all or none.
 	EditMetadata(context.Context, *EditMetadataRequest) (*EditMetadataResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

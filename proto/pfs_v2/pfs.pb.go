@@ -4,6 +4,9 @@
 // 	protoc        (unknown)
 // source: pfs_v2/pfs.proto
 
+// Package pfs_v2 is the API of versioned storage: projects hold repos, repos
+// hold branches and commits, commits hold files.
+
 package pfspb
 
 import (
@@ -28,6 +31,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How far a commit is; each state holds in the later ones too.
 type CommitState int32
 
 const (
@@ -83,6 +87,7 @@ func (CommitState) EnumDescriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{0}
 }
 
+// How a file was once split; kept for old clients.
 type Delimiter int32
 
 const (
@@ -138,6 +143,7 @@ func (Delimiter) EnumDescriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{1}
 }
 
+// File or directory.
 type FileType int32
 
 const (
@@ -187,6 +193,7 @@ func (FileType) EnumDescriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{2}
 }
 
+// Who made a commit: a user, the server by propagation, or fsck.
 type OriginKind int32
 
 const (
@@ -380,6 +387,7 @@ func (SQLDatabaseEgress_FileFormat_Type) EnumDescriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{83, 0, 0}
 }
 
+// The request of ActivateAuth.
 type ActivateAuthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -416,6 +424,7 @@ func (*ActivateAuthRequest) Descriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{0}
 }
 
+// The answer of ActivateAuth.
 type ActivateAuthResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -452,6 +461,7 @@ func (*ActivateAuthResponse) Descriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{1}
 }
 
+// Appends bytes to a file; no source means an empty file.
 type AddFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -550,6 +560,7 @@ func (*AddFile_Raw) isAddFile_Source() {}
 
 func (*AddFile_Url) isAddFile_Source() {}
 
+// The request of AddFileSet.
 type AddFileSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -602,6 +613,7 @@ func (x *AddFileSetRequest) GetFileSetId() string {
 	return ""
 }
 
+// What the caller may do with an object, when auth is on.
 type AuthInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Permissions   []auth_v2.Permission   `protobuf:"varint,1,rep,packed,name=permissions,proto3,enum=auth_v2.Permission" json:"permissions,omitempty"`
@@ -654,6 +666,7 @@ func (x *AuthInfo) GetRoles() []string {
 	return nil
 }
 
+// A named line of commits of a repo.
 type Branch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -706,6 +719,7 @@ func (x *Branch) GetName() string {
 	return ""
 }
 
+// What is known of a branch.
 type BranchInfo struct {
 	state                  protoimpl.MessageState   `protogen:"open.v1"`
 	Branch                 *Branch                  `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
@@ -830,6 +844,7 @@ func (x *BranchInfo) GetBranchPropagationSpecs() []*BranchPropagationSpec {
 	return nil
 }
 
+// Names one branch.
 type BranchPicker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Picker:
@@ -896,6 +911,7 @@ type BranchPicker_Name struct {
 
 func (*BranchPicker_Name) isBranchPicker_Picker() {}
 
+// A propagation spec for one provenant branch.
 type BranchPropagationSpec struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Branch          *Branch                `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
@@ -948,6 +964,7 @@ func (x *BranchPropagationSpec) GetPropagationSpec() *PropagationSpec {
 	return nil
 }
 
+// The request of CheckStorage.
 type CheckStorageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ReadChunkData bool                   `protobuf:"varint,1,opt,name=read_chunk_data,json=readChunkData,proto3" json:"read_chunk_data,omitempty"`
@@ -1008,6 +1025,7 @@ func (x *CheckStorageRequest) GetChunkEnd() []byte {
 	return nil
 }
 
+// The answer of CheckStorage.
 type CheckStorageResponse struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	ChunkObjectCount int64                  `protobuf:"varint,1,opt,name=chunk_object_count,json=chunkObjectCount,proto3" json:"chunk_object_count,omitempty"`
@@ -1052,6 +1070,7 @@ func (x *CheckStorageResponse) GetChunkObjectCount() int64 {
 	return 0
 }
 
+// The request of ClearCache.
 type ClearCacheRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TagPrefix     string                 `protobuf:"bytes,1,opt,name=tag_prefix,json=tagPrefix,proto3" json:"tag_prefix,omitempty"`
@@ -1096,6 +1115,7 @@ func (x *ClearCacheRequest) GetTagPrefix() string {
 	return ""
 }
 
+// The request of ClearCommit.
 type ClearCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -1140,6 +1160,8 @@ func (x *ClearCommitRequest) GetCommit() *Commit {
 	return nil
 }
 
+// One version of the files of a repo. In a request, branch and id together may
+// name it by branch head, id or ancestry.
 type Commit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,3,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -1200,6 +1222,7 @@ func (x *Commit) GetBranch() *Branch {
 	return nil
 }
 
+// What is known of a commit. started, finishing and finished tell its state.
 type CommitInfo struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Commit              *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -1372,6 +1395,7 @@ func (x *CommitInfo) GetUpdatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Why a commit exists.
 type CommitOrigin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          OriginKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=pfs_v2.OriginKind" json:"kind,omitempty"`
@@ -1416,6 +1440,7 @@ func (x *CommitOrigin) GetKind() OriginKind {
 	return OriginKind_ORIGIN_KIND_UNKNOWN
 }
 
+// Names one commit by head, id or ancestry.
 type CommitPicker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Picker:
@@ -1530,6 +1555,7 @@ func (*CommitPicker_Ancestor) isCommitPicker_Picker() {}
 
 func (*CommitPicker_BranchRoot_) isCommitPicker_Picker() {}
 
+// All commits that one transaction made: they share its id.
 type CommitSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1574,6 +1600,7 @@ func (x *CommitSet) GetId() string {
 	return ""
 }
 
+// A commit set and its commits.
 type CommitSetInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CommitSet     *CommitSet             `protobuf:"bytes,1,opt,name=commit_set,json=commitSet,proto3" json:"commit_set,omitempty"`
@@ -1626,6 +1653,7 @@ func (x *CommitSetInfo) GetCommits() []*CommitInfo {
 	return nil
 }
 
+// The request of ComposeFileSet.
 type ComposeFileSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FileSetIds    []string               `protobuf:"bytes,1,rep,name=file_set_ids,json=fileSetIds,proto3" json:"file_set_ids,omitempty"`
@@ -1686,6 +1714,7 @@ func (x *ComposeFileSetRequest) GetCompact() bool {
 	return false
 }
 
+// Copies a file or directory from a commit.
 type CopyFile struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Dst           string                 `protobuf:"bytes,1,opt,name=dst,proto3" json:"dst,omitempty"`
@@ -1754,6 +1783,7 @@ func (x *CopyFile) GetAppend() bool {
 	return false
 }
 
+// The request of CreateBranch.
 type CreateBranchRequest struct {
 	state                  protoimpl.MessageState   `protogen:"open.v1"`
 	Head                   *Commit                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
@@ -1838,6 +1868,7 @@ func (x *CreateBranchRequest) GetBranchPropagationSpecs() []*BranchPropagationSp
 	return nil
 }
 
+// The answer of CreateFileSet.
 type CreateFileSetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FileSetId     string                 `protobuf:"bytes,1,opt,name=file_set_id,json=fileSetId,proto3" json:"file_set_id,omitempty"`
@@ -1882,6 +1913,7 @@ func (x *CreateFileSetResponse) GetFileSetId() string {
 	return ""
 }
 
+// The request of CreateProject.
 type CreateProjectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -1942,6 +1974,7 @@ func (x *CreateProjectRequest) GetUpdate() bool {
 	return false
 }
 
+// The request of CreateRepo.
 type CreateRepoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -2002,6 +2035,7 @@ func (x *CreateRepoRequest) GetUpdate() bool {
 	return false
 }
 
+// The request of DeleteBranch.
 type DeleteBranchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Branch        *Branch                `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
@@ -2054,6 +2088,8 @@ func (x *DeleteBranchRequest) GetForce() bool {
 	return false
 }
 
+// Deletes a file, or a directory with all below it when the path ends in a
+// slash.
 type DeleteFile struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -2106,6 +2142,7 @@ func (x *DeleteFile) GetDatum() string {
 	return ""
 }
 
+// The request of DeleteProject.
 type DeleteProjectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -2158,6 +2195,7 @@ func (x *DeleteProjectRequest) GetForce() bool {
 	return false
 }
 
+// The request of DeleteRepo.
 type DeleteRepoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -2210,6 +2248,7 @@ func (x *DeleteRepoRequest) GetForce() bool {
 	return false
 }
 
+// The answer of DeleteRepo.
 type DeleteRepoResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Deleted       bool                   `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
@@ -2254,6 +2293,7 @@ func (x *DeleteRepoResponse) GetDeleted() bool {
 	return false
 }
 
+// The request of DeleteRepos.
 type DeleteReposRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Projects      []*Project             `protobuf:"bytes,1,rep,name=projects,proto3" json:"projects,omitempty"`
@@ -2314,6 +2354,7 @@ func (x *DeleteReposRequest) GetAll() bool {
 	return false
 }
 
+// The answer of DeleteRepos.
 type DeleteReposResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repos         []*Repo                `protobuf:"bytes,1,rep,name=repos,proto3" json:"repos,omitempty"`
@@ -2358,6 +2399,7 @@ func (x *DeleteReposResponse) GetRepos() []*Repo {
 	return nil
 }
 
+// The request of DiffFile.
 type DiffFileRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NewFile       *File                  `protobuf:"bytes,1,opt,name=new_file,json=newFile,proto3" json:"new_file,omitempty"`
@@ -2418,6 +2460,7 @@ func (x *DiffFileRequest) GetShallow() bool {
 	return false
 }
 
+// The answer of DiffFile.
 type DiffFileResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NewFile       *FileInfo              `protobuf:"bytes,1,opt,name=new_file,json=newFile,proto3" json:"new_file,omitempty"`
@@ -2470,6 +2513,7 @@ func (x *DiffFileResponse) GetOldFile() *FileInfo {
 	return nil
 }
 
+// The request of DropCommit.
 type DropCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -2522,6 +2566,7 @@ func (x *DropCommitRequest) GetRecursive() bool {
 	return false
 }
 
+// The answer of DropCommit.
 type DropCommitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2558,6 +2603,7 @@ func (*DropCommitResponse) Descriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{35}
 }
 
+// The request of DropCommitSet.
 type DropCommitSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CommitSet     *CommitSet             `protobuf:"bytes,1,opt,name=commit_set,json=commitSet,proto3" json:"commit_set,omitempty"`
@@ -2602,6 +2648,7 @@ func (x *DropCommitSetRequest) GetCommitSet() *CommitSet {
 	return nil
 }
 
+// The request of Egress.
 type EgressRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Commit *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -2692,6 +2739,7 @@ func (*EgressRequest_ObjectStorage) isEgressRequest_Target() {}
 
 func (*EgressRequest_SqlDatabase) isEgressRequest_Target() {}
 
+// The answer of Egress.
 type EgressResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -2774,6 +2822,7 @@ func (*EgressResponse_ObjectStorage) isEgressResponse_Result() {}
 
 func (*EgressResponse_SqlDatabase) isEgressResponse_Result() {}
 
+// A path in a commit.
 type File struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -2834,6 +2883,7 @@ func (x *File) GetDatum() string {
 	return ""
 }
 
+// What is known of a file or directory. The hash of equal content is equal.
 type FileInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	File          *File                  `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
@@ -2910,6 +2960,7 @@ func (x *FileInfo) GetHash() []byte {
 	return nil
 }
 
+// The request of FindCommits.
 type FindCommitsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         *Commit                `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
@@ -2970,6 +3021,7 @@ func (x *FindCommitsRequest) GetLimit() uint32 {
 	return 0
 }
 
+// The answer of FindCommits.
 type FindCommitsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -3060,6 +3112,7 @@ func (*FindCommitsResponse_FoundCommit) isFindCommitsResponse_Result() {}
 
 func (*FindCommitsResponse_LastSearchedCommit) isFindCommitsResponse_Result() {}
 
+// The request of FinishCommit.
 type FinishCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -3128,6 +3181,7 @@ func (x *FinishCommitRequest) GetForce() bool {
 	return false
 }
 
+// The request of ForgetCommit.
 type ForgetCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *CommitPicker          `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -3172,6 +3226,7 @@ func (x *ForgetCommitRequest) GetCommit() *CommitPicker {
 	return nil
 }
 
+// The answer of ForgetCommit.
 type ForgetCommitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3208,6 +3263,7 @@ func (*ForgetCommitResponse) Descriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{45}
 }
 
+// The request of Fsck.
 type FsckRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Fix   bool                   `protobuf:"varint,1,opt,name=fix,proto3" json:"fix,omitempty"`
@@ -3298,6 +3354,7 @@ func (*FsckRequest_ZombieTarget) isFsckRequest_ZombieCheck() {}
 
 func (*FsckRequest_ZombieAll) isFsckRequest_ZombieCheck() {}
 
+// The answer of Fsck.
 type FsckResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Fix           string                 `protobuf:"bytes,1,opt,name=fix,proto3" json:"fix,omitempty"`
@@ -3350,6 +3407,7 @@ func (x *FsckResponse) GetError() string {
 	return ""
 }
 
+// The request of GetCache.
 type GetCacheRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -3394,6 +3452,7 @@ func (x *GetCacheRequest) GetKey() string {
 	return ""
 }
 
+// The answer of GetCache.
 type GetCacheResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Value         *anypb.Any             `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
@@ -3438,6 +3497,7 @@ func (x *GetCacheResponse) GetValue() *anypb.Any {
 	return nil
 }
 
+// The request of GetFile.
 type GetFileRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	File          *File                  `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
@@ -3506,6 +3566,7 @@ func (x *GetFileRequest) GetPathRange() *PathRange {
 	return nil
 }
 
+// The request of GetFileSet.
 type GetFileSetRequest struct {
 	state         protoimpl.MessageState        `protogen:"open.v1"`
 	Commit        *Commit                       `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -3558,6 +3619,7 @@ func (x *GetFileSetRequest) GetType() GetFileSetRequest_FileSetType {
 	return GetFileSetRequest_TOTAL
 }
 
+// The request of GlobFile.
 type GlobFileRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -3618,6 +3680,7 @@ func (x *GlobFileRequest) GetPathRange() *PathRange {
 	return nil
 }
 
+// The request of InspectBranch.
 type InspectBranchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Branch        *Branch                `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
@@ -3662,6 +3725,7 @@ func (x *InspectBranchRequest) GetBranch() *Branch {
 	return nil
 }
 
+// The request of InspectCommit.
 type InspectCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -3714,6 +3778,7 @@ func (x *InspectCommitRequest) GetWait() CommitState {
 	return CommitState_COMMIT_STATE_UNKNOWN
 }
 
+// The request of InspectCommitSet.
 type InspectCommitSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CommitSet     *CommitSet             `protobuf:"bytes,1,opt,name=commit_set,json=commitSet,proto3" json:"commit_set,omitempty"`
@@ -3766,6 +3831,7 @@ func (x *InspectCommitSetRequest) GetWait() bool {
 	return false
 }
 
+// The request of InspectFile.
 type InspectFileRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	File          *File                  `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
@@ -3810,6 +3876,7 @@ func (x *InspectFileRequest) GetFile() *File {
 	return nil
 }
 
+// The request of InspectProject.
 type InspectProjectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -3854,6 +3921,7 @@ func (x *InspectProjectRequest) GetProject() *Project {
 	return nil
 }
 
+// The request of InspectProjectV2.
 type InspectProjectV2Request struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -3898,6 +3966,7 @@ func (x *InspectProjectV2Request) GetProject() *Project {
 	return nil
 }
 
+// The answer of InspectProjectV2.
 type InspectProjectV2Response struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Info          *ProjectInfo           `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
@@ -3950,6 +4019,7 @@ func (x *InspectProjectV2Response) GetDefaultsJson() string {
 	return ""
 }
 
+// The request of InspectRepo.
 type InspectRepoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -3994,6 +4064,7 @@ func (x *InspectRepoRequest) GetRepo() *Repo {
 	return nil
 }
 
+// The request of ListBranch.
 type ListBranchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -4046,6 +4117,7 @@ func (x *ListBranchRequest) GetReverse() bool {
 	return false
 }
 
+// The request of ListCommit.
 type ListCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -4146,6 +4218,7 @@ func (x *ListCommitRequest) GetStartedTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// The request of ListCommitSet.
 type ListCommitSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -4190,6 +4263,7 @@ func (x *ListCommitSetRequest) GetProject() *Project {
 	return nil
 }
 
+// The request of ListFile.
 type ListFileRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	File             *File                  `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
@@ -4258,6 +4332,7 @@ func (x *ListFileRequest) GetReverse() bool {
 	return false
 }
 
+// The request of ListProject.
 type ListProjectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4294,6 +4369,7 @@ func (*ListProjectRequest) Descriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{65}
 }
 
+// The request of ListRepo.
 type ListRepoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
@@ -4354,6 +4430,7 @@ func (x *ListRepoRequest) GetPage() *RepoPage {
 	return nil
 }
 
+// One step of a stream of file operations.
 type ModifyFileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -4468,6 +4545,7 @@ func (*ModifyFileRequest_DeleteFile) isModifyFileRequest_Body() {}
 
 func (*ModifyFileRequest_CopyFile) isModifyFileRequest_Body() {}
 
+// An object store to write to.
 type ObjectStorageEgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
@@ -4512,6 +4590,7 @@ func (x *ObjectStorageEgress) GetUrl() string {
 	return ""
 }
 
+// A range of paths, lower inclusive, upper exclusive; an empty bound is open.
 type PathRange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lower         string                 `protobuf:"bytes,1,opt,name=lower,proto3" json:"lower,omitempty"`
@@ -4564,6 +4643,7 @@ func (x *PathRange) GetUpper() string {
 	return ""
 }
 
+// A namespace for repos and pipelines.
 type Project struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -4608,6 +4688,7 @@ func (x *Project) GetName() string {
 	return ""
 }
 
+// What is known of a project.
 type ProjectInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -4692,6 +4773,7 @@ func (x *ProjectInfo) GetCreatedBy() string {
 	return ""
 }
 
+// Names one project.
 type ProjectPicker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Picker:
@@ -4758,6 +4840,7 @@ type ProjectPicker_Name struct {
 
 func (*ProjectPicker_Name) isProjectPicker_Picker() {}
 
+// How changes of a provenant branch reach downstream.
 type PropagationSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Never         bool                   `protobuf:"varint,1,opt,name=never,proto3" json:"never,omitempty"`
@@ -4802,6 +4885,7 @@ func (x *PropagationSpec) GetNever() bool {
 	return false
 }
 
+// The request of PutCache.
 type PutCacheRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -4870,6 +4954,7 @@ func (x *PutCacheRequest) GetTag() string {
 	return ""
 }
 
+// The request of RenewFileSet.
 type RenewFileSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FileSetId     string                 `protobuf:"bytes,1,opt,name=file_set_id,json=fileSetId,proto3" json:"file_set_id,omitempty"`
@@ -4922,6 +5007,8 @@ func (x *RenewFileSetRequest) GetTtlSeconds() int64 {
 	return 0
 }
 
+// A versioned collection of files, named within its project and by its type:
+// user, meta or spec.
 type Repo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -4982,6 +5069,7 @@ func (x *Repo) GetProject() *Project {
 	return nil
 }
 
+// What is known of a repo.
 type RepoInfo struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Repo                *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -5082,6 +5170,7 @@ func (x *RepoInfo) GetMetadata() map[string]string {
 	return nil
 }
 
+// One page of a listing of repos, counted from zero.
 type RepoPage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Order         RepoPage_Ordering      `protobuf:"varint,1,opt,name=order,proto3,enum=pfs_v2.RepoPage_Ordering" json:"order,omitempty"`
@@ -5142,6 +5231,7 @@ func (x *RepoPage) GetPageIndex() int64 {
 	return 0
 }
 
+// Names one repo.
 type RepoPicker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Picker:
@@ -5268,6 +5358,7 @@ func (x *ReposSummary) GetSizeBytes() int64 {
 	return 0
 }
 
+// The request of ReposSummary.
 type ReposSummaryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Projects      []*ProjectPicker       `protobuf:"bytes,1,rep,name=projects,proto3" json:"projects,omitempty"`
@@ -5312,6 +5403,7 @@ func (x *ReposSummaryRequest) GetProjects() []*ProjectPicker {
 	return nil
 }
 
+// The answer of ReposSummary.
 type ReposSummaryResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Summaries     []*ReposSummary        `protobuf:"bytes,1,rep,name=summaries,proto3" json:"summaries,omitempty"`
@@ -5356,6 +5448,7 @@ func (x *ReposSummaryResponse) GetSummaries() []*ReposSummary {
 	return nil
 }
 
+// A database to write to.
 type SQLDatabaseEgress struct {
 	state         protoimpl.MessageState        `protogen:"open.v1"`
 	Url           string                        `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
@@ -5416,6 +5509,7 @@ func (x *SQLDatabaseEgress) GetSecret() *SQLDatabaseEgress_Secret {
 	return nil
 }
 
+// The request of ShardFileSet.
 type ShardFileSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FileSetId     string                 `protobuf:"bytes,1,opt,name=file_set_id,json=fileSetId,proto3" json:"file_set_id,omitempty"`
@@ -5476,6 +5570,7 @@ func (x *ShardFileSetRequest) GetSizeBytes() int64 {
 	return 0
 }
 
+// The answer of ShardFileSet.
 type ShardFileSetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shards        []*PathRange           `protobuf:"bytes,1,rep,name=shards,proto3" json:"shards,omitempty"`
@@ -5520,6 +5615,7 @@ func (x *ShardFileSetResponse) GetShards() []*PathRange {
 	return nil
 }
 
+// The request of SquashCommit.
 type SquashCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commit        *Commit                `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -5572,6 +5668,7 @@ func (x *SquashCommitRequest) GetRecursive() bool {
 	return false
 }
 
+// The answer of SquashCommit.
 type SquashCommitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -5608,6 +5705,7 @@ func (*SquashCommitResponse) Descriptor() ([]byte, []int) {
 	return file_pfs_v2_pfs_proto_rawDescGZIP(), []int{87}
 }
 
+// The request of SquashCommitSet.
 type SquashCommitSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CommitSet     *CommitSet             `protobuf:"bytes,1,opt,name=commit_set,json=commitSet,proto3" json:"commit_set,omitempty"`
@@ -5652,6 +5750,7 @@ func (x *SquashCommitSetRequest) GetCommitSet() *CommitSet {
 	return nil
 }
 
+// The request of StartCommit.
 type StartCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Parent        *Commit                `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -5712,6 +5811,7 @@ func (x *StartCommitRequest) GetBranch() *Branch {
 	return nil
 }
 
+// The request of SubscribeCommit.
 type SubscribeCommitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repo          *Repo                  `protobuf:"bytes,1,opt,name=repo,proto3" json:"repo,omitempty"`
@@ -5796,6 +5896,7 @@ func (x *SubscribeCommitRequest) GetOriginKind() OriginKind {
 	return OriginKind_ORIGIN_KIND_UNKNOWN
 }
 
+// When the head of a branch follows that of another branch.
 type Trigger struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Branch        string                 `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
@@ -5880,6 +5981,7 @@ func (x *Trigger) GetCronSpec() string {
 	return ""
 }
 
+// The request of WalkBranchProvenance.
 type WalkBranchProvenanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         []*BranchPicker        `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
@@ -5940,6 +6042,7 @@ func (x *WalkBranchProvenanceRequest) GetMaxDepth() uint64 {
 	return 0
 }
 
+// The request of WalkBranchSubvenance.
 type WalkBranchSubvenanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         []*BranchPicker        `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
@@ -6000,6 +6103,7 @@ func (x *WalkBranchSubvenanceRequest) GetMaxDepth() uint64 {
 	return 0
 }
 
+// The request of WalkCommitProvenance.
 type WalkCommitProvenanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         []*CommitPicker        `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
@@ -6060,6 +6164,7 @@ func (x *WalkCommitProvenanceRequest) GetMaxDepth() uint64 {
 	return 0
 }
 
+// The request of WalkCommitSubvenance.
 type WalkCommitSubvenanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         []*CommitPicker        `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
@@ -6120,6 +6225,7 @@ func (x *WalkCommitSubvenanceRequest) GetMaxDepth() uint64 {
 	return 0
 }
 
+// The request of WalkFile.
 type WalkFileRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	File             *File                  `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
@@ -6188,6 +6294,7 @@ func (x *WalkFileRequest) GetReverse() bool {
 	return false
 }
 
+// A place to take the bytes from.
 type AddFile_URLSource struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	URL           string                 `protobuf:"bytes,1,opt,name=URL,proto3" json:"URL,omitempty"`
@@ -6300,6 +6407,7 @@ func (x *BranchPicker_BranchName) GetName() string {
 	return ""
 }
 
+// What is known once a commit is finished.
 type CommitInfo_Details struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	SizeBytes      int64                  `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
@@ -6604,6 +6712,7 @@ func (x *EgressResponse_SQLDatabaseResult) GetRowsWritten() map[string]int64 {
 	return nil
 }
 
+// What takes work to find out.
 type RepoInfo_Details struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SizeBytes     int64                  `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`

@@ -4,6 +4,9 @@
 // - protoc             (unknown)
 // source: pfs_v2/pfs.proto
 
+// Package pfs_v2 is the API of versioned storage: projects hold repos, repos
+// hold branches and commits, commits hold files.
+
 package pfspb
 
 import (
@@ -83,62 +86,127 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API serves projects, repos, branches, commits and files.
 type APIClient interface {
+	// Makes a repo, or updates the description of an existing one when update is
+	// set.
 	CreateRepo(ctx context.Context, in *CreateRepoRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Describes one repo, its exact size included.
 	InspectRepo(ctx context.Context, in *InspectRepoRequest, opts ...grpc.CallOption) (*RepoInfo, error)
+	// Streams repos ordered by project and name.
 	ListRepo(ctx context.Context, in *ListRepoRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RepoInfo], error)
+	// Deletes a repo with everything in it. A missing repo is no error: deleted
+	// is false.
 	DeleteRepo(ctx context.Context, in *DeleteRepoRequest, opts ...grpc.CallOption) (*DeleteRepoResponse, error)
+	// Deletes all repos of some projects, or of all.
 	DeleteRepos(ctx context.Context, in *DeleteReposRequest, opts ...grpc.CallOption) (*DeleteReposResponse, error)
+	// Opens a commit on a branch and moves the branch's head to it.
 	StartCommit(ctx context.Context, in *StartCommitRequest, opts ...grpc.CallOption) (*Commit, error)
+	// Ends the writing of a commit; it becomes FINISHED when its content is
+	// validated.
 	FinishCommit(ctx context.Context, in *FinishCommitRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Discards what was written to an open commit.
 	ClearCommit(ctx context.Context, in *ClearCommitRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Describes one commit, after waiting for it to reach a state.
 	InspectCommit(ctx context.Context, in *InspectCommitRequest, opts ...grpc.CallOption) (*CommitInfo, error)
+	// Streams commits, newest first.
 	ListCommit(ctx context.Context, in *ListCommitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitInfo], error)
+	// Streams the commits of a repo as they reach a state: existing ones first,
+	// then new ones, without end.
 	SubscribeCommit(ctx context.Context, in *SubscribeCommitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitInfo], error)
+	// Removes a commit; its children keep its data.
 	SquashCommit(ctx context.Context, in *SquashCommitRequest, opts ...grpc.CallOption) (*SquashCommitResponse, error)
+	// Removes a commit and its data.
 	DropCommit(ctx context.Context, in *DropCommitRequest, opts ...grpc.CallOption) (*DropCommitResponse, error)
+	// Streams the commits of a set, provenance first, and waits for each to
+	// finish if asked to.
 	InspectCommitSet(ctx context.Context, in *InspectCommitSetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitInfo], error)
+	// Streams commit sets, newest first.
 	ListCommitSet(ctx context.Context, in *ListCommitSetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitSetInfo], error)
+	// Removes the commits of a set; their children keep the data.
 	SquashCommitSet(ctx context.Context, in *SquashCommitSetRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Removes the commits of a set and their data.
 	DropCommitSet(ctx context.Context, in *DropCommitSetRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Streams the ancestors of a commit in which a path was added or deleted.
 	FindCommits(ctx context.Context, in *FindCommitsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FindCommitsResponse], error)
+	// Streams the commits that some commits came from, breadth first.
 	WalkCommitProvenance(ctx context.Context, in *WalkCommitProvenanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitInfo], error)
+	// Streams the commits that came from some commits, breadth first.
 	WalkCommitSubvenance(ctx context.Context, in *WalkCommitSubvenanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommitInfo], error)
+	// Makes a branch or changes its head, provenance or trigger.
 	CreateBranch(ctx context.Context, in *CreateBranchRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Describes one branch.
 	InspectBranch(ctx context.Context, in *InspectBranchRequest, opts ...grpc.CallOption) (*BranchInfo, error)
+	// Streams branches, newest first.
 	ListBranch(ctx context.Context, in *ListBranchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BranchInfo], error)
+	// Deletes a branch; its commits stay.
 	DeleteBranch(ctx context.Context, in *DeleteBranchRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Streams the branches that some branches come from, breadth first.
 	WalkBranchProvenance(ctx context.Context, in *WalkBranchProvenanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BranchInfo], error)
+	// Streams the branches that come from some branches, breadth first.
 	WalkBranchSubvenance(ctx context.Context, in *WalkBranchSubvenanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BranchInfo], error)
+	// Applies a stream of file operations to a commit, all or nothing. The first
+	// message names the commit.
 	ModifyFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ModifyFileRequest, emptypb.Empty], error)
+	// Streams the content of one file.
 	GetFile(ctx context.Context, in *GetFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[wrapperspb.BytesValue], error)
+	// Streams a tar of everything that matches a glob.
 	GetFileTAR(ctx context.Context, in *GetFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[wrapperspb.BytesValue], error)
+	// Describes the file or directory at one path.
 	InspectFile(ctx context.Context, in *InspectFileRequest, opts ...grpc.CallOption) (*FileInfo, error)
+	// Streams the immediate children of a directory.
 	ListFile(ctx context.Context, in *ListFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileInfo], error)
+	// Streams a path and everything below it.
 	WalkFile(ctx context.Context, in *WalkFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileInfo], error)
+	// Streams the files and directories that match a pattern.
 	GlobFile(ctx context.Context, in *GlobFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileInfo], error)
+	// Streams what differs between two paths.
 	DiffFile(ctx context.Context, in *DiffFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DiffFileResponse], error)
+	// Gives existing repos and projects their role bindings when auth is
+	// switched on.
 	ActivateAuth(ctx context.Context, in *ActivateAuthRequest, opts ...grpc.CallOption) (*ActivateAuthResponse, error)
+	// Deletes all repos and projects, then makes the project default again.
 	DeleteAll(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Checks that all metadata and data belong together; streams what does not.
 	Fsck(ctx context.Context, in *FsckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FsckResponse], error)
+	// Makes a file set from a stream of file operations.
 	CreateFileSet(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ModifyFileRequest, CreateFileSetResponse], error)
+	// Makes a file set of the content of a commit.
 	GetFileSet(ctx context.Context, in *GetFileSetRequest, opts ...grpc.CallOption) (*CreateFileSetResponse, error)
+	// Adds a file set to an open commit.
 	AddFileSet(ctx context.Context, in *AddFileSetRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Extends the life of a file set.
 	RenewFileSet(ctx context.Context, in *RenewFileSetRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Layers file sets over one another into a new one.
 	ComposeFileSet(ctx context.Context, in *ComposeFileSetRequest, opts ...grpc.CallOption) (*CreateFileSetResponse, error)
+	// Divides a file set into path ranges of similar size.
 	ShardFileSet(ctx context.Context, in *ShardFileSetRequest, opts ...grpc.CallOption) (*ShardFileSetResponse, error)
+	// Checks the chunk objects in the bucket.
 	CheckStorage(ctx context.Context, in *CheckStorageRequest, opts ...grpc.CallOption) (*CheckStorageResponse, error)
+	// Stores a value and the file sets it refers to.
 	PutCache(ctx context.Context, in *PutCacheRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Returns a stored value.
 	GetCache(ctx context.Context, in *GetCacheRequest, opts ...grpc.CallOption) (*GetCacheResponse, error)
+	// Forgets the values whose tag has a prefix.
 	ClearCache(ctx context.Context, in *ClearCacheRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Streams the server's own background tasks.
 	ListTask(ctx context.Context, in *taskapi.ListTaskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[taskapi.TaskInfo], error)
+	// Writes a commit to an object store or a database.
 	Egress(ctx context.Context, in *EgressRequest, opts ...grpc.CallOption) (*EgressResponse, error)
+	// Makes a project, or updates its description when update is set.
 	CreateProject(ctx context.Context, in *CreateProjectRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Describes one project.
 	InspectProject(ctx context.Context, in *InspectProjectRequest, opts ...grpc.CallOption) (*ProjectInfo, error)
+	// Describes one project together with its pipeline defaults.
 	InspectProjectV2(ctx context.Context, in *InspectProjectV2Request, opts ...grpc.CallOption) (*InspectProjectV2Response, error)
+	// Streams all projects.
 	ListProject(ctx context.Context, in *ListProjectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ProjectInfo], error)
+	// Deletes a project; its repos too when forced.
 	DeleteProject(ctx context.Context, in *DeleteProjectRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Counts repos and bytes per project.
 	ReposSummary(ctx context.Context, in *ReposSummaryRequest, opts ...grpc.CallOption) (*ReposSummaryResponse, error)
+	// Drops the data of an output commit and keeps the commit.
 	ForgetCommit(ctx context.Context, in *ForgetCommitRequest, opts ...grpc.CallOption) (*ForgetCommitResponse, error)
 }
 
@@ -899,62 +967,127 @@ func (c *aPIClient) ForgetCommit(ctx context.Context, in *ForgetCommitRequest, o
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API serves projects, repos, branches, commits and files.
 type APIServer interface {
+	// Makes a repo, or updates the description of an existing one when update is
+	// set.
 	CreateRepo(context.Context, *CreateRepoRequest) (*emptypb.Empty, error)
+	// Describes one repo, its exact size included.
 	InspectRepo(context.Context, *InspectRepoRequest) (*RepoInfo, error)
+	// Streams repos ordered by project and name.
 	ListRepo(*ListRepoRequest, grpc.ServerStreamingServer[RepoInfo]) error
+	// Deletes a repo with everything in it. A missing repo is no error: deleted
+	// is false.
 	DeleteRepo(context.Context, *DeleteRepoRequest) (*DeleteRepoResponse, error)
+	// Deletes all repos of some projects, or of all.
 	DeleteRepos(context.Context, *DeleteReposRequest) (*DeleteReposResponse, error)
+	// Opens a commit on a branch and moves the branch's head to it.
 	StartCommit(context.Context, *StartCommitRequest) (*Commit, error)
+	// Ends the writing of a commit; it becomes FINISHED when its content is
+	// validated.
 	FinishCommit(context.Context, *FinishCommitRequest) (*emptypb.Empty, error)
+	// Discards what was written to an open commit.
 	ClearCommit(context.Context, *ClearCommitRequest) (*emptypb.Empty, error)
+	// Describes one commit, after waiting for it to reach a state.
 	InspectCommit(context.Context, *InspectCommitRequest) (*CommitInfo, error)
+	// Streams commits, newest first.
 	ListCommit(*ListCommitRequest, grpc.ServerStreamingServer[CommitInfo]) error
+	// Streams the commits of a repo as they reach a state: existing ones first,
+	// then new ones, without end.
 	SubscribeCommit(*SubscribeCommitRequest, grpc.ServerStreamingServer[CommitInfo]) error
+	// Removes a commit; its children keep its data.
 	SquashCommit(context.Context, *SquashCommitRequest) (*SquashCommitResponse, error)
+	// Removes a commit and its data.
 	DropCommit(context.Context, *DropCommitRequest) (*DropCommitResponse, error)
+	// Streams the commits of a set, provenance first, and waits for each to
+	// finish if asked to.
 	InspectCommitSet(*InspectCommitSetRequest, grpc.ServerStreamingServer[CommitInfo]) error
+	// Streams commit sets, newest first.
 	ListCommitSet(*ListCommitSetRequest, grpc.ServerStreamingServer[CommitSetInfo]) error
+	// Removes the commits of a set; their children keep the data.
 	SquashCommitSet(context.Context, *SquashCommitSetRequest) (*emptypb.Empty, error)
+	// Removes the commits of a set and their data.
 	DropCommitSet(context.Context, *DropCommitSetRequest) (*emptypb.Empty, error)
+	// Streams the ancestors of a commit in which a path was added or deleted.
 	FindCommits(*FindCommitsRequest, grpc.ServerStreamingServer[FindCommitsResponse]) error
+	// Streams the commits that some commits came from, breadth first.
 	WalkCommitProvenance(*WalkCommitProvenanceRequest, grpc.ServerStreamingServer[CommitInfo]) error
+	// Streams the commits that came from some commits, breadth first.
 	WalkCommitSubvenance(*WalkCommitSubvenanceRequest, grpc.ServerStreamingServer[CommitInfo]) error
+	// Makes a branch or changes its head, provenance or trigger.
 	CreateBranch(context.Context, *CreateBranchRequest) (*emptypb.Empty, error)
+	// Describes one branch.
 	InspectBranch(context.Context, *InspectBranchRequest) (*BranchInfo, error)
+	// Streams branches, newest first.
 	ListBranch(*ListBranchRequest, grpc.ServerStreamingServer[BranchInfo]) error
+	// Deletes a branch; its commits stay.
 	DeleteBranch(context.Context, *DeleteBranchRequest) (*emptypb.Empty, error)
+	// Streams the branches that some branches come from, breadth first.
 	WalkBranchProvenance(*WalkBranchProvenanceRequest, grpc.ServerStreamingServer[BranchInfo]) error
+	// Streams the branches that come from some branches, breadth first.
 	WalkBranchSubvenance(*WalkBranchSubvenanceRequest, grpc.ServerStreamingServer[BranchInfo]) error
+	// Applies a stream of file operations to a commit, all or nothing. The first
+	// message names the commit.
 	ModifyFile(grpc.ClientStreamingServer[ModifyFileRequest, emptypb.Empty]) error
+	// Streams the content of one file.
 	GetFile(*GetFileRequest, grpc.ServerStreamingServer[wrapperspb.BytesValue]) error
+	// Streams a tar of everything that matches a glob.
 	GetFileTAR(*GetFileRequest, grpc.ServerStreamingServer[wrapperspb.BytesValue]) error
+	// Describes the file or directory at one path.
 	InspectFile(context.Context, *InspectFileRequest) (*FileInfo, error)
+	// Streams the immediate children of a directory.
 	ListFile(*ListFileRequest, grpc.ServerStreamingServer[FileInfo]) error
+	// Streams a path and everything below it.
 	WalkFile(*WalkFileRequest, grpc.ServerStreamingServer[FileInfo]) error
+	// Streams the files and directories that match a pattern.
 	GlobFile(*GlobFileRequest, grpc.ServerStreamingServer[FileInfo]) error
+	// Streams what differs between two paths.
 	DiffFile(*DiffFileRequest, grpc.ServerStreamingServer[DiffFileResponse]) error
+	// Gives existing repos and projects their role bindings when auth is
+	// switched on.
 	ActivateAuth(context.Context, *ActivateAuthRequest) (*ActivateAuthResponse, error)
+	// Deletes all repos and projects, then makes the project default again.
 	DeleteAll(context.Context, *emptypb.Empty) (*emptypb.Empty, error)
+	// Checks that all metadata and data belong together; streams what does not.
 	Fsck(*FsckRequest, grpc.ServerStreamingServer[FsckResponse]) error
+	// Makes a file set from a stream of file operations.
 	CreateFileSet(grpc.ClientStreamingServer[ModifyFileRequest, CreateFileSetResponse]) error
+	// Makes a file set of the content of a commit.
 	GetFileSet(context.Context, *GetFileSetRequest) (*CreateFileSetResponse, error)
+	// Adds a file set to an open commit.
 	AddFileSet(context.Context, *AddFileSetRequest) (*emptypb.Empty, error)
+	// Extends the life of a file set.
 	RenewFileSet(context.Context, *RenewFileSetRequest) (*emptypb.Empty, error)
+	// Layers file sets over one another into a new one.
 	ComposeFileSet(context.Context, *ComposeFileSetRequest) (*CreateFileSetResponse, error)
+	// Divides a file set into path ranges of similar size.
 	ShardFileSet(context.Context, *ShardFileSetRequest) (*ShardFileSetResponse, error)
+	// Checks the chunk objects in the bucket.
 	CheckStorage(context.Context, *CheckStorageRequest) (*CheckStorageResponse, error)
+	// Stores a value and the file sets it refers to.
 	PutCache(context.Context, *PutCacheRequest) (*emptypb.Empty, error)
+	// Returns a stored value.
 	GetCache(context.Context, *GetCacheRequest) (*GetCacheResponse, error)
+	// Forgets the values whose tag has a prefix.
 	ClearCache(context.Context, *ClearCacheRequest) (*emptypb.Empty, error)
+	// Streams the server's own background tasks.
 	ListTask(*taskapi.ListTaskRequest, grpc.ServerStreamingServer[taskapi.TaskInfo]) error
+	// Writes a commit to an object store or a database.
 	Egress(context.Context, *EgressRequest) (*EgressResponse, error)
+	// Makes a project, or updates its description when update is set.
 	CreateProject(context.Context, *CreateProjectRequest) (*emptypb.Empty, error)
+	// Describes one project.
 	InspectProject(context.Context, *InspectProjectRequest) (*ProjectInfo, error)
+	// Describes one project together with its pipeline defaults.
 	InspectProjectV2(context.Context, *InspectProjectV2Request) (*InspectProjectV2Response, error)
+	// Streams all projects.
 	ListProject(*ListProjectRequest, grpc.ServerStreamingServer[ProjectInfo]) error
+	// Deletes a project; its repos too when forced.
 	DeleteProject(context.Context, *DeleteProjectRequest) (*emptypb.Empty, error)
+	// Counts repos and bytes per project.
 	ReposSummary(context.Context, *ReposSummaryRequest) (*ReposSummaryResponse, error)
+	// Drops the data of an output commit and keeps the commit.
 	ForgetCommit(context.Context, *ForgetCommitRequest) (*ForgetCommitResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

@@ -4,6 +4,9 @@
 // 	protoc        (unknown)
 // source: pps_v2/pps.proto
 
+// Package pps_v2 is the API of pipelines: specs and their versions, jobs,
+// secrets and logs.
+
 package ppspb
 
 import (
@@ -155,6 +158,7 @@ func (JobState) EnumDescriptor() ([]byte, []int) {
 	return file_pps_v2_pps_proto_rawDescGZIP(), []int{1}
 }
 
+// The condition of a pipeline.
 type PipelineState int32
 
 const (
@@ -467,6 +471,7 @@ func (PipelinePage_Ordering) EnumDescriptor() ([]byte, []int) {
 	return file_pps_v2_pps_proto_rawDescGZIP(), []int{57, 0}
 }
 
+// The request of ActivateAuth.
 type ActivateAuthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -503,6 +508,7 @@ func (*ActivateAuthRequest) Descriptor() ([]byte, []int) {
 	return file_pps_v2_pps_proto_rawDescGZIP(), []int{0}
 }
 
+// The answer of ActivateAuth.
 type ActivateAuthResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -691,6 +697,7 @@ func (x *AggregateProcessStats) GetUploadBytes() *Aggregate {
 	return nil
 }
 
+// The request of CheckStatus.
 type CheckStatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Context:
@@ -773,6 +780,7 @@ func (*CheckStatusRequest_All) isCheckStatusRequest_Context() {}
 
 func (*CheckStatusRequest_Project) isCheckStatusRequest_Context() {}
 
+// The answer of CheckStatus.
 type CheckStatusResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *pfs_v2.Project        `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -833,6 +841,7 @@ func (x *CheckStatusResponse) GetAlerts() []string {
 	return nil
 }
 
+// Defaults for all pipeline specs.
 type ClusterDefaults struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
 	CreatePipelineRequest *CreatePipelineRequest `protobuf:"bytes,3,opt,name=create_pipeline_request,json=createPipelineRequest,proto3" json:"create_pipeline_request,omitempty"`
@@ -921,6 +930,7 @@ func (x *ContinueCreateDatumRequest) GetNumber() int32 {
 	return 0
 }
 
+// The request of CreateDatum.
 type CreateDatumRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -1003,6 +1013,7 @@ func (*CreateDatumRequest_Start) isCreateDatumRequest_Body() {}
 
 func (*CreateDatumRequest_Continue) isCreateDatumRequest_Body() {}
 
+// A pipeline spec.
 type CreatePipelineRequest struct {
 	state                   protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline                *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -1371,6 +1382,7 @@ func (x *CreatePipelineTransaction) GetCreatedBy() string {
 	return ""
 }
 
+// The request of CreatePipelineV2.
 type CreatePipelineV2Request struct {
 	state                     protoimpl.MessageState `protogen:"open.v1"`
 	CreatePipelineRequestJson string                 `protobuf:"bytes,1,opt,name=create_pipeline_request_json,json=createPipelineRequestJson,proto3" json:"create_pipeline_request_json,omitempty"`
@@ -1439,6 +1451,7 @@ func (x *CreatePipelineV2Request) GetReprocess() bool {
 	return false
 }
 
+// The answer of CreatePipelineV2.
 type CreatePipelineV2Response struct {
 	state                              protoimpl.MessageState `protogen:"open.v1"`
 	EffectiveCreatePipelineRequestJson string                 `protobuf:"bytes,1,opt,name=effective_create_pipeline_request_json,json=effectiveCreatePipelineRequestJson,proto3" json:"effective_create_pipeline_request_json,omitempty"`
@@ -1483,6 +1496,7 @@ func (x *CreatePipelineV2Response) GetEffectiveCreatePipelineRequestJson() strin
 	return ""
 }
 
+// The request of CreateSecret.
 type CreateSecretRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	File          []byte                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
@@ -1527,6 +1541,7 @@ func (x *CreateSecretRequest) GetFile() []byte {
 	return nil
 }
 
+// Ticks of a clock.
 type CronInput struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1619,6 +1634,7 @@ func (x *CronInput) GetStart() *timestamppb.Timestamp {
 	return nil
 }
 
+// A unit of work of a job.
 type Datum struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -1671,6 +1687,7 @@ func (x *Datum) GetId() string {
 	return ""
 }
 
+// The answer of InspectDatum.
 type DatumInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Datum         *Datum                 `protobuf:"bytes,1,opt,name=datum,proto3" json:"datum,omitempty"`
@@ -1867,6 +1884,7 @@ func (x *DatumStatus) GetData() []*InputFile {
 	return nil
 }
 
+// The request of DeleteJob.
 type DeleteJobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -1911,6 +1929,7 @@ func (x *DeleteJobRequest) GetJob() *Job {
 	return nil
 }
 
+// The request of DeletePipeline.
 type DeletePipelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -1987,6 +2006,7 @@ func (x *DeletePipelineRequest) GetMustExist() bool {
 	return false
 }
 
+// The request of DeletePipelines.
 type DeletePipelinesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Projects      []*pfs_v2.Project      `protobuf:"bytes,1,rep,name=projects,proto3" json:"projects,omitempty"`
@@ -2055,6 +2075,7 @@ func (x *DeletePipelinesRequest) GetAll() bool {
 	return false
 }
 
+// The answer of DeletePipelines.
 type DeletePipelinesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipelines     []*Pipeline            `protobuf:"bytes,1,rep,name=pipelines,proto3" json:"pipelines,omitempty"`
@@ -2099,6 +2120,7 @@ func (x *DeletePipelinesResponse) GetPipelines() []*Pipeline {
 	return nil
 }
 
+// The request of DeleteSecret.
 type DeleteSecretRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Secret        *Secret                `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
@@ -2187,6 +2209,7 @@ func (x *Determined) GetWorkspaces() []string {
 	return nil
 }
 
+// Where the output goes after a job.
 type Egress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	URL   string                 `protobuf:"bytes,1,opt,name=URL,proto3" json:"URL,omitempty"`
@@ -2329,6 +2352,7 @@ func (x *GPUSpec) GetNumber() int64 {
 	return 0
 }
 
+// The request of GetClusterDefaults.
 type GetClusterDefaultsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2365,6 +2389,7 @@ func (*GetClusterDefaultsRequest) Descriptor() ([]byte, []int) {
 	return file_pps_v2_pps_proto_rawDescGZIP(), []int{27}
 }
 
+// The answer of GetClusterDefaults.
 type GetClusterDefaultsResponse struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	ClusterDefaultsJson string                 `protobuf:"bytes,2,opt,name=cluster_defaults_json,json=clusterDefaultsJson,proto3" json:"cluster_defaults_json,omitempty"`
@@ -2409,6 +2434,7 @@ func (x *GetClusterDefaultsResponse) GetClusterDefaultsJson() string {
 	return ""
 }
 
+// The request of GetLogs.
 type GetLogsRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline       *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -2517,6 +2543,7 @@ func (x *GetLogsRequest) GetSince() *durationpb.Duration {
 	return nil
 }
 
+// The request of GetProjectDefaults.
 type GetProjectDefaultsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *pfs_v2.Project        `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -2561,6 +2588,7 @@ func (x *GetProjectDefaultsRequest) GetProject() *pfs_v2.Project {
 	return nil
 }
 
+// The answer of GetProjectDefaults.
 type GetProjectDefaultsResponse struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	ProjectDefaultsJson string                 `protobuf:"bytes,1,opt,name=project_defaults_json,json=projectDefaultsJson,proto3" json:"project_defaults_json,omitempty"`
@@ -2621,6 +2649,7 @@ func (x *GetProjectDefaultsResponse) GetCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Where a pipeline takes data from; a spout has none.
 type Input struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pfs           *PFSInput              `protobuf:"bytes,1,opt,name=pfs,proto3" json:"pfs,omitempty"`
@@ -2757,6 +2786,7 @@ func (x *InputFile) GetHash() []byte {
 	return nil
 }
 
+// The request of InspectDatum.
 type InspectDatumRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Datum         *Datum                 `protobuf:"bytes,1,opt,name=datum,proto3" json:"datum,omitempty"`
@@ -2801,6 +2831,7 @@ func (x *InspectDatumRequest) GetDatum() *Datum {
 	return nil
 }
 
+// The request of InspectJob.
 type InspectJobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -2861,6 +2892,7 @@ func (x *InspectJobRequest) GetDetails() bool {
 	return false
 }
 
+// The request of InspectJobSet.
 type InspectJobSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobSet        *JobSet                `protobuf:"bytes,1,opt,name=job_set,json=jobSet,proto3" json:"job_set,omitempty"`
@@ -2921,6 +2953,7 @@ func (x *InspectJobSetRequest) GetDetails() bool {
 	return false
 }
 
+// The request of InspectPipeline.
 type InspectPipelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -2973,6 +3006,7 @@ func (x *InspectPipelineRequest) GetDetails() bool {
 	return false
 }
 
+// The request of InspectSecret.
 type InspectSecretRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Secret        *Secret                `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
@@ -3017,6 +3051,7 @@ func (x *InspectSecretRequest) GetSecret() *Secret {
 	return nil
 }
 
+// One run of a pipeline; its id is that of its commit set.
 type Job struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -3069,6 +3104,7 @@ func (x *Job) GetId() string {
 	return ""
 }
 
+// What is known of a job.
 type JobInfo struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Job             *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -3309,6 +3345,7 @@ func (x *JobInput) GetLazy() bool {
 	return false
 }
 
+// The jobs of one commit set.
 type JobSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3353,6 +3390,7 @@ func (x *JobSet) GetId() string {
 	return ""
 }
 
+// The answer of ListJobSet.
 type JobSetInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobSet        *JobSet                `protobuf:"bytes,1,opt,name=job_set,json=jobSet,proto3" json:"job_set,omitempty"`
@@ -3405,6 +3443,7 @@ func (x *JobSetInfo) GetJobs() []*JobInfo {
 	return nil
 }
 
+// The request of ListDatum.
 type ListDatumRequest struct {
 	state            protoimpl.MessageState   `protogen:"open.v1"`
 	Job              *Job                     `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -3489,6 +3528,7 @@ func (x *ListDatumRequest) GetReverse() bool {
 	return false
 }
 
+// The request of ListJob.
 type ListJobRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Projects         []*pfs_v2.Project      `protobuf:"bytes,7,rep,name=projects,proto3" json:"projects,omitempty"`
@@ -3597,6 +3637,7 @@ func (x *ListJobRequest) GetReverse() bool {
 	return false
 }
 
+// The request of ListJobSet.
 type ListJobSetRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Details          bool                   `protobuf:"varint,1,opt,name=details,proto3" json:"details,omitempty"`
@@ -3681,6 +3722,7 @@ func (x *ListJobSetRequest) GetJqFilter() string {
 	return ""
 }
 
+// The request of ListPipeline.
 type ListPipelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -3773,6 +3815,7 @@ func (x *ListPipelineRequest) GetPage() *PipelinePage {
 	return nil
 }
 
+// One line of a log.
 type LogMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ProjectName   string                 `protobuf:"bytes,10,opt,name=project_name,json=projectName,proto3" json:"project_name,omitempty"`
@@ -3889,6 +3932,7 @@ func (x *LogMessage) GetMessage() string {
 	return ""
 }
 
+// The answer of GetKubeEvents.
 type LokiLogMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
@@ -3933,6 +3977,7 @@ func (x *LokiLogMessage) GetMessage() string {
 	return ""
 }
 
+// The request of GetKubeEvents.
 type LokiRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Since         *durationpb.Duration   `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
@@ -3985,6 +4030,7 @@ func (x *LokiRequest) GetQuery() string {
 	return ""
 }
 
+// Labels and annotations of workers.
 type Metadata struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Annotations   map[string]string      `protobuf:"bytes,1,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -4037,6 +4083,7 @@ func (x *Metadata) GetLabels() map[string]string {
 	return nil
 }
 
+// Files of a branch that match a glob.
 type PFSInput struct {
 	state           protoimpl.MessageState  `protogen:"open.v1"`
 	Project         string                  `protobuf:"bytes,14,opt,name=project,proto3" json:"project,omitempty"`
@@ -4201,6 +4248,7 @@ func (x *PFSInput) GetReference() bool {
 	return false
 }
 
+// How many workers a pipeline has; 0 means 1.
 type ParallelismSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Constant      uint64                 `protobuf:"varint,1,opt,name=constant,proto3" json:"constant,omitempty"`
@@ -4245,6 +4293,7 @@ func (x *ParallelismSpec) GetConstant() uint64 {
 	return 0
 }
 
+// A pipeline, named within its project.
 type Pipeline struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       *pfs_v2.Project        `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
@@ -4297,6 +4346,7 @@ func (x *Pipeline) GetName() string {
 	return ""
 }
 
+// What is known of one version of a pipeline.
 type PipelineInfo struct {
 	state             protoimpl.MessageState    `protogen:"open.v1"`
 	Pipeline          *Pipeline                 `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -4489,6 +4539,7 @@ func (x *PipelineInfos) GetPipelineInfo() []*PipelineInfo {
 	return nil
 }
 
+// One page of a listing of pipelines, counted from zero.
 type PipelinePage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Order         PipelinePage_Ordering  `protobuf:"varint,1,opt,name=order,proto3,enum=pps_v2.PipelinePage_Ordering" json:"order,omitempty"`
@@ -4549,6 +4600,7 @@ func (x *PipelinePage) GetPageIndex() int64 {
 	return 0
 }
 
+// Names one pipeline.
 type PipelinePicker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Picker:
@@ -4691,6 +4743,7 @@ func (x *PipelinesSummary) GetUnhealthyPipelines() int64 {
 	return 0
 }
 
+// The request of PipelinesSummary.
 type PipelinesSummaryRequest struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	Projects      []*pfs_v2.ProjectPicker `protobuf:"bytes,1,rep,name=projects,proto3" json:"projects,omitempty"`
@@ -4735,6 +4788,7 @@ func (x *PipelinesSummaryRequest) GetProjects() []*pfs_v2.ProjectPicker {
 	return nil
 }
 
+// The answer of PipelinesSummary.
 type PipelinesSummaryResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Summaries     []*PipelinesSummary    `protobuf:"bytes,1,rep,name=summaries,proto3" json:"summaries,omitempty"`
@@ -4855,6 +4909,7 @@ func (x *ProcessStats) GetUploadBytes() int64 {
 	return 0
 }
 
+// Defaults for the specs of a project.
 type ProjectDefaults struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
 	CreatePipelineRequest *CreatePipelineRequest `protobuf:"bytes,1,opt,name=create_pipeline_request,json=createPipelineRequest,proto3" json:"create_pipeline_request,omitempty"`
@@ -4899,6 +4954,7 @@ func (x *ProjectDefaults) GetCreatePipelineRequest() *CreatePipelineRequest {
 	return nil
 }
 
+// The request of RenderTemplate.
 type RenderTemplateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Template      string                 `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"`
@@ -4951,6 +5007,7 @@ func (x *RenderTemplateRequest) GetArgs() map[string]string {
 	return nil
 }
 
+// The answer of RenderTemplate.
 type RenderTemplateResponse struct {
 	state         protoimpl.MessageState   `protogen:"open.v1"`
 	Json          string                   `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
@@ -5003,6 +5060,7 @@ func (x *RenderTemplateResponse) GetSpecs() []*CreatePipelineRequest {
 	return nil
 }
 
+// The request of RerunPipeline.
 type RerunPipelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -5055,6 +5113,7 @@ func (x *RerunPipelineRequest) GetReprocess() bool {
 	return false
 }
 
+// What a worker asks for or may use; memory and disk like 64Mi or 1G.
 type ResourceSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cpu           float32                `protobuf:"fixed32,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
@@ -5123,6 +5182,7 @@ func (x *ResourceSpec) GetDisk() string {
 	return ""
 }
 
+// The request of RestartDatum.
 type RestartDatumRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -5175,6 +5235,7 @@ func (x *RestartDatumRequest) GetDataFilters() []string {
 	return nil
 }
 
+// The request of RunCron.
 type RunCronRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -5219,6 +5280,7 @@ func (x *RunCronRequest) GetPipeline() *Pipeline {
 	return nil
 }
 
+// The request of RunLoadTest.
 type RunLoadTestRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DagSpec       string                 `protobuf:"bytes,1,opt,name=dag_spec,json=dagSpec,proto3" json:"dag_spec,omitempty"`
@@ -5303,6 +5365,7 @@ func (x *RunLoadTestRequest) GetStateId() string {
 	return ""
 }
 
+// The answer of RunLoadTest.
 type RunLoadTestResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
@@ -5355,6 +5418,7 @@ func (x *RunLoadTestResponse) GetStateId() string {
 	return ""
 }
 
+// The request of RunPipeline.
 type RunPipelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -5415,6 +5479,7 @@ func (x *RunPipelineRequest) GetJobId() string {
 	return ""
 }
 
+// Which nodes a worker may run on.
 type SchedulingSpec struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	NodeSelector      map[string]string      `protobuf:"bytes,1,rep,name=node_selector,json=nodeSelector,proto3" json:"node_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -5467,6 +5532,7 @@ func (x *SchedulingSpec) GetPriorityClassName() string {
 	return ""
 }
 
+// A secret by name.
 type Secret struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -5511,6 +5577,7 @@ func (x *Secret) GetName() string {
 	return ""
 }
 
+// What is known of a secret, never its value.
 type SecretInfo struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Secret            *Secret                `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
@@ -5571,6 +5638,7 @@ func (x *SecretInfo) GetCreationTimestamp() *timestamppb.Timestamp {
 	return nil
 }
 
+// The answer of ListSecret.
 type SecretInfos struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SecretInfo    []*SecretInfo          `protobuf:"bytes,1,rep,name=secret_info,json=secretInfo,proto3" json:"secret_info,omitempty"`
@@ -5615,6 +5683,7 @@ func (x *SecretInfos) GetSecretInfo() []*SecretInfo {
 	return nil
 }
 
+// A secret given to a worker as variable or file.
 type SecretMount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -5683,6 +5752,7 @@ func (x *SecretMount) GetEnvVar() string {
 	return ""
 }
 
+// A port of the worker that is made reachable from outside.
 type Service struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	InternalPort  int32                  `protobuf:"varint,1,opt,name=internal_port,json=internalPort,proto3" json:"internal_port,omitempty"`
@@ -5751,6 +5821,7 @@ func (x *Service) GetType() string {
 	return ""
 }
 
+// The request of SetClusterDefaults.
 type SetClusterDefaultsRequest struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Regenerate          bool                   `protobuf:"varint,2,opt,name=regenerate,proto3" json:"regenerate,omitempty"`
@@ -5819,6 +5890,7 @@ func (x *SetClusterDefaultsRequest) GetClusterDefaultsJson() string {
 	return ""
 }
 
+// The answer of SetClusterDefaults.
 type SetClusterDefaultsResponse struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	AffectedPipelines []*Pipeline            `protobuf:"bytes,2,rep,name=affected_pipelines,json=affectedPipelines,proto3" json:"affected_pipelines,omitempty"`
@@ -5863,6 +5935,7 @@ func (x *SetClusterDefaultsResponse) GetAffectedPipelines() []*Pipeline {
 	return nil
 }
 
+// The request of SetProjectDefaults.
 type SetProjectDefaultsRequest struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Project             *pfs_v2.Project        `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -5939,6 +6012,7 @@ func (x *SetProjectDefaultsRequest) GetProjectDefaultsJson() string {
 	return ""
 }
 
+// The answer of SetProjectDefaults.
 type SetProjectDefaultsResponse struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	AffectedPipelines []*Pipeline            `protobuf:"bytes,1,rep,name=affected_pipelines,json=affectedPipelines,proto3" json:"affected_pipelines,omitempty"`
@@ -5983,6 +6057,7 @@ func (x *SetProjectDefaultsResponse) GetAffectedPipelines() []*Pipeline {
 	return nil
 }
 
+// Makes a pipeline a spout: no input, its program runs for ever.
 type Spout struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -6079,6 +6154,7 @@ func (x *StartCreateDatumRequest) GetNumber() int32 {
 	return 0
 }
 
+// The request of StartPipeline.
 type StartPipelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -6123,6 +6199,7 @@ func (x *StartPipelineRequest) GetPipeline() *Pipeline {
 	return nil
 }
 
+// The request of StopJob.
 type StopJobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -6175,6 +6252,7 @@ func (x *StopJobRequest) GetReason() string {
 	return ""
 }
 
+// The request of StopPipeline.
 type StopPipelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -6227,6 +6305,7 @@ func (x *StopPipelineRequest) GetMustExist() bool {
 	return false
 }
 
+// The request of SubscribeJob.
 type SubscribeJobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -6323,6 +6402,7 @@ func (x *TFJob) GetTfJob() string {
 	return ""
 }
 
+// A taint of a node that a worker tolerates.
 type Toleration struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Key               string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -6399,6 +6479,7 @@ func (x *Toleration) GetTolerationSeconds() *wrapperspb.Int64Value {
 	return nil
 }
 
+// The program that a worker runs, and what it sees.
 type Transform struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Image            string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -6555,6 +6636,7 @@ func (x *Transform) GetDatumBatching() bool {
 	return false
 }
 
+// The request of UpdateJobState.
 type UpdateJobStateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -7015,6 +7097,7 @@ func (x *ListDatumRequest_Filter) GetState() []DatumState {
 	return nil
 }
 
+// The spec, and what the scheduler knows of the workers.
 type PipelineInfo_Details struct {
 	state                   protoimpl.MessageState `protogen:"open.v1"`
 	Transform               *Transform             `protobuf:"bytes,1,opt,name=transform,proto3" json:"transform,omitempty"`

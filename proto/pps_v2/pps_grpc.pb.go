@@ -4,6 +4,9 @@
 // - protoc             (unknown)
 // source: pps_v2/pps.proto
 
+// Package pps_v2 is the API of pipelines: specs and their versions, jobs,
+// secrets and logs.
+
 package ppspb
 
 import (
@@ -68,48 +71,93 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API serves pipelines, above all spouts.
 type APIClient interface {
+	// Describes one job, after waiting for its end if asked to.
 	InspectJob(ctx context.Context, in *InspectJobRequest, opts ...grpc.CallOption) (*JobInfo, error)
+	// Streams the jobs of one commit set.
 	InspectJobSet(ctx context.Context, in *InspectJobSetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobInfo], error)
+	// Streams jobs, newest first. A spout has none.
 	ListJob(ctx context.Context, in *ListJobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobInfo], error)
+	// Streams job sets, newest first.
 	ListJobSet(ctx context.Context, in *ListJobSetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobSetInfo], error)
+	// Streams the jobs of a pipeline as they appear.
 	SubscribeJob(ctx context.Context, in *SubscribeJobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobInfo], error)
+	// Deletes one job.
 	DeleteJob(ctx context.Context, in *DeleteJobRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Kills one job.
 	StopJob(ctx context.Context, in *StopJobRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Describes one datum of a job.
 	InspectDatum(ctx context.Context, in *InspectDatumRequest, opts ...grpc.CallOption) (*DatumInfo, error)
+	// Streams the datums of a job or of an input.
 	ListDatum(ctx context.Context, in *ListDatumRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DatumInfo], error)
+	// Streams the datums that an input would make.
 	CreateDatum(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CreateDatumRequest, DatumInfo], error)
+	// Runs datums of a job again.
 	RestartDatum(ctx context.Context, in *RestartDatumRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Updates a pipeline with its own spec.
 	RerunPipeline(ctx context.Context, in *RerunPipelineRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Makes or updates a pipeline from a message.
 	CreatePipeline(ctx context.Context, in *CreatePipelineRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Makes or updates a pipeline from JSON and returns the spec with all
+	// defaults.
 	CreatePipelineV2(ctx context.Context, in *CreatePipelineV2Request, opts ...grpc.CallOption) (*CreatePipelineV2Response, error)
+	// Describes one pipeline; name^ and name~2 are older versions.
 	InspectPipeline(ctx context.Context, in *InspectPipelineRequest, opts ...grpc.CallOption) (*PipelineInfo, error)
+	// Streams pipelines, newest first.
 	ListPipeline(ctx context.Context, in *ListPipelineRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PipelineInfo], error)
+	// Stops and deletes one pipeline and, unless it is to be kept, its repo.
 	DeletePipeline(ctx context.Context, in *DeletePipelineRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Deletes the pipelines of some projects, or of all.
 	DeletePipelines(ctx context.Context, in *DeletePipelinesRequest, opts ...grpc.CallOption) (*DeletePipelinesResponse, error)
+	// Starts a stopped pipeline.
 	StartPipeline(ctx context.Context, in *StartPipelineRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Stops a pipeline; it stays stopped over updates.
 	StopPipeline(ctx context.Context, in *StopPipelineRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Runs a pipeline once.
 	RunPipeline(ctx context.Context, in *RunPipelineRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Ticks the cron inputs of a pipeline now.
 	RunCron(ctx context.Context, in *RunCronRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Streams pipelines that need attention.
 	CheckStatus(ctx context.Context, in *CheckStatusRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckStatusResponse], error)
+	// Stores a secret for the workers of pipelines.
 	CreateSecret(ctx context.Context, in *CreateSecretRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Deletes a secret.
 	DeleteSecret(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Lists secrets without their values.
 	ListSecret(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*SecretInfos, error)
+	// Describes a secret without its value.
 	InspectSecret(ctx context.Context, in *InspectSecretRequest, opts ...grpc.CallOption) (*SecretInfo, error)
+	// Deletes all pipelines and secrets.
 	DeleteAll(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Streams the log lines of a pipeline, and new ones when following.
 	GetLogs(ctx context.Context, in *GetLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogMessage], error)
+	// Gives every pipeline its token when auth is switched on.
 	ActivateAuth(ctx context.Context, in *ActivateAuthRequest, opts ...grpc.CallOption) (*ActivateAuthResponse, error)
+	// Reports the progress of a job.
 	UpdateJobState(ctx context.Context, in *UpdateJobStateRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Runs a load test.
 	RunLoadTest(ctx context.Context, in *RunLoadTestRequest, opts ...grpc.CallOption) (*RunLoadTestResponse, error)
+	// Runs the built-in load test.
 	RunLoadTestDefault(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*RunLoadTestResponse, error)
+	// Renders pipeline specs from a template.
 	RenderTemplate(ctx context.Context, in *RenderTemplateRequest, opts ...grpc.CallOption) (*RenderTemplateResponse, error)
+	// Streams the server's own background tasks.
 	ListTask(ctx context.Context, in *taskapi.ListTaskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[taskapi.TaskInfo], error)
+	// Streams events of Kubernetes.
 	GetKubeEvents(ctx context.Context, in *LokiRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LokiLogMessage], error)
+	// Streams the answer of a log query.
 	QueryLoki(ctx context.Context, in *LokiRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LokiLogMessage], error)
+	// Returns the defaults for all pipeline specs.
 	GetClusterDefaults(ctx context.Context, in *GetClusterDefaultsRequest, opts ...grpc.CallOption) (*GetClusterDefaultsResponse, error)
+	// Sets the defaults for all pipeline specs.
 	SetClusterDefaults(ctx context.Context, in *SetClusterDefaultsRequest, opts ...grpc.CallOption) (*SetClusterDefaultsResponse, error)
+	// Returns the defaults for the specs of a project.
 	GetProjectDefaults(ctx context.Context, in *GetProjectDefaultsRequest, opts ...grpc.CallOption) (*GetProjectDefaultsResponse, error)
+	// Sets the defaults for the specs of a project.
 	SetProjectDefaults(ctx context.Context, in *SetProjectDefaultsRequest, opts ...grpc.CallOption) (*SetProjectDefaultsResponse, error)
+	// Counts pipelines by condition per project.
 	PipelinesSummary(ctx context.Context, in *PipelinesSummaryRequest, opts ...grpc.CallOption) (*PipelinesSummaryResponse, error)
 }
 
@@ -646,48 +694,93 @@ func (c *aPIClient) PipelinesSummary(ctx context.Context, in *PipelinesSummaryRe
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API serves pipelines, above all spouts.
 type APIServer interface {
+	// Describes one job, after waiting for its end if asked to.
 	InspectJob(context.Context, *InspectJobRequest) (*JobInfo, error)
+	// Streams the jobs of one commit set.
 	InspectJobSet(*InspectJobSetRequest, grpc.ServerStreamingServer[JobInfo]) error
+	// Streams jobs, newest first. A spout has none.
 	ListJob(*ListJobRequest, grpc.ServerStreamingServer[JobInfo]) error
+	// Streams job sets, newest first.
 	ListJobSet(*ListJobSetRequest, grpc.ServerStreamingServer[JobSetInfo]) error
+	// Streams the jobs of a pipeline as they appear.
 	SubscribeJob(*SubscribeJobRequest, grpc.ServerStreamingServer[JobInfo]) error
+	// Deletes one job.
 	DeleteJob(context.Context, *DeleteJobRequest) (*emptypb.Empty, error)
+	// Kills one job.
 	StopJob(context.Context, *StopJobRequest) (*emptypb.Empty, error)
+	// Describes one datum of a job.
 	InspectDatum(context.Context, *InspectDatumRequest) (*DatumInfo, error)
+	// Streams the datums of a job or of an input.
 	ListDatum(*ListDatumRequest, grpc.ServerStreamingServer[DatumInfo]) error
+	// Streams the datums that an input would make.
 	CreateDatum(grpc.BidiStreamingServer[CreateDatumRequest, DatumInfo]) error
+	// Runs datums of a job again.
 	RestartDatum(context.Context, *RestartDatumRequest) (*emptypb.Empty, error)
+	// Updates a pipeline with its own spec.
 	RerunPipeline(context.Context, *RerunPipelineRequest) (*emptypb.Empty, error)
+	// Makes or updates a pipeline from a message.
 	CreatePipeline(context.Context, *CreatePipelineRequest) (*emptypb.Empty, error)
+	// Makes or updates a pipeline from JSON and returns the spec with all
+	// defaults.
 	CreatePipelineV2(context.Context, *CreatePipelineV2Request) (*CreatePipelineV2Response, error)
+	// Describes one pipeline; name^ and name~2 are older versions.
 	InspectPipeline(context.Context, *InspectPipelineRequest) (*PipelineInfo, error)
+	// Streams pipelines, newest first.
 	ListPipeline(*ListPipelineRequest, grpc.ServerStreamingServer[PipelineInfo]) error
+	// Stops and deletes one pipeline and, unless it is to be kept, its repo.
 	DeletePipeline(context.Context, *DeletePipelineRequest) (*emptypb.Empty, error)
+	// Deletes the pipelines of some projects, or of all.
 	DeletePipelines(context.Context, *DeletePipelinesRequest) (*DeletePipelinesResponse, error)
+	// Starts a stopped pipeline.
 	StartPipeline(context.Context, *StartPipelineRequest) (*emptypb.Empty, error)
+	// Stops a pipeline; it stays stopped over updates.
 	StopPipeline(context.Context, *StopPipelineRequest) (*emptypb.Empty, error)
+	// Runs a pipeline once.
 	RunPipeline(context.Context, *RunPipelineRequest) (*emptypb.Empty, error)
+	// Ticks the cron inputs of a pipeline now.
 	RunCron(context.Context, *RunCronRequest) (*emptypb.Empty, error)
+	// Streams pipelines that need attention.
 	CheckStatus(*CheckStatusRequest, grpc.ServerStreamingServer[CheckStatusResponse]) error
+	// Stores a secret for the workers of pipelines.
 	CreateSecret(context.Context, *CreateSecretRequest) (*emptypb.Empty, error)
+	// Deletes a secret.
 	DeleteSecret(context.Context, *DeleteSecretRequest) (*emptypb.Empty, error)
+	// Lists secrets without their values.
 	ListSecret(context.Context, *emptypb.Empty) (*SecretInfos, error)
+	// Describes a secret without its value.
 	InspectSecret(context.Context, *InspectSecretRequest) (*SecretInfo, error)
+	// Deletes all pipelines and secrets.
 	DeleteAll(context.Context, *emptypb.Empty) (*emptypb.Empty, error)
+	// Streams the log lines of a pipeline, and new ones when following.
 	GetLogs(*GetLogsRequest, grpc.ServerStreamingServer[LogMessage]) error
+	// Gives every pipeline its token when auth is switched on.
 	ActivateAuth(context.Context, *ActivateAuthRequest) (*ActivateAuthResponse, error)
+	// Reports the progress of a job.
 	UpdateJobState(context.Context, *UpdateJobStateRequest) (*emptypb.Empty, error)
+	// Runs a load test.
 	RunLoadTest(context.Context, *RunLoadTestRequest) (*RunLoadTestResponse, error)
+	// Runs the built-in load test.
 	RunLoadTestDefault(context.Context, *emptypb.Empty) (*RunLoadTestResponse, error)
+	// Renders pipeline specs from a template.
 	RenderTemplate(context.Context, *RenderTemplateRequest) (*RenderTemplateResponse, error)
+	// Streams the server's own background tasks.
 	ListTask(*taskapi.ListTaskRequest, grpc.ServerStreamingServer[taskapi.TaskInfo]) error
+	// Streams events of Kubernetes.
 	GetKubeEvents(*LokiRequest, grpc.ServerStreamingServer[LokiLogMessage]) error
+	// Streams the answer of a log query.
 	QueryLoki(*LokiRequest, grpc.ServerStreamingServer[LokiLogMessage]) error
+	// Returns the defaults for all pipeline specs.
 	GetClusterDefaults(context.Context, *GetClusterDefaultsRequest) (*GetClusterDefaultsResponse, error)
+	// Sets the defaults for all pipeline specs.
 	SetClusterDefaults(context.Context, *SetClusterDefaultsRequest) (*SetClusterDefaultsResponse, error)
+	// Returns the defaults for the specs of a project.
 	GetProjectDefaults(context.Context, *GetProjectDefaultsRequest) (*GetProjectDefaultsResponse, error)
+	// Sets the defaults for the specs of a project.
 	SetProjectDefaults(context.Context, *SetProjectDefaultsRequest) (*SetProjectDefaultsResponse, error)
+	// Counts pipelines by condition per project.
 	PipelinesSummary(context.Context, *PipelinesSummaryRequest) (*PipelinesSummaryResponse, error)
 	mustEmbedUnimplementedAPIServer()
 }

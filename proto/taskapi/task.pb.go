@@ -4,6 +4,8 @@
 // 	protoc        (unknown)
 // source: taskapi/task.proto
 
+// Package taskapi describes background tasks of the server.
+
 package taskpb
 
 import (
@@ -21,6 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The state of a task.
 type State int32
 
 const (
@@ -128,6 +131,7 @@ func (x *Group) GetGroup() string {
 	return ""
 }
 
+// The request of ListTask.
 type ListTaskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         *Group                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -172,6 +176,7 @@ func (x *ListTaskRequest) GetGroup() *Group {
 	return nil
 }
 
+// What is known of a task.
 type TaskInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`

@@ -4,6 +4,8 @@
 // 	protoc        (unknown)
 // source: transaction_v2/transaction.proto
 
+// Package transaction_v2 is the API of transactions over several calls.
+
 package transactionpb
 
 import (
@@ -25,6 +27,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The request of BatchTransaction.
 type BatchTransactionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Requests      []*TransactionRequest  `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
@@ -69,6 +72,7 @@ func (x *BatchTransactionRequest) GetRequests() []*TransactionRequest {
 	return nil
 }
 
+// The request of DeleteAll.
 type DeleteAllRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -105,6 +109,7 @@ func (*DeleteAllRequest) Descriptor() ([]byte, []int) {
 	return file_transaction_v2_transaction_proto_rawDescGZIP(), []int{1}
 }
 
+// The request of DeleteTransaction.
 type DeleteTransactionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
@@ -149,6 +154,7 @@ func (x *DeleteTransactionRequest) GetTransaction() *Transaction {
 	return nil
 }
 
+// The request of FinishTransaction.
 type FinishTransactionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
@@ -193,6 +199,7 @@ func (x *FinishTransactionRequest) GetTransaction() *Transaction {
 	return nil
 }
 
+// The request of InspectTransaction.
 type InspectTransactionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
@@ -237,6 +244,7 @@ func (x *InspectTransactionRequest) GetTransaction() *Transaction {
 	return nil
 }
 
+// The request of ListTransaction.
 type ListTransactionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -273,6 +281,7 @@ func (*ListTransactionRequest) Descriptor() ([]byte, []int) {
 	return file_transaction_v2_transaction_proto_rawDescGZIP(), []int{5}
 }
 
+// The request of StartTransaction.
 type StartTransactionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -309,6 +318,7 @@ func (*StartTransactionRequest) Descriptor() ([]byte, []int) {
 	return file_transaction_v2_transaction_proto_rawDescGZIP(), []int{6}
 }
 
+// The answer of StartTransaction.
 type Transaction struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -353,6 +363,7 @@ func (x *Transaction) GetId() string {
 	return ""
 }
 
+// What is known of a transaction.
 type TransactionInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
@@ -429,6 +440,7 @@ func (x *TransactionInfo) GetVersion() uint64 {
 	return 0
 }
 
+// The answer of ListTransaction.
 type TransactionInfos struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	TransactionInfo []*TransactionInfo     `protobuf:"bytes,1,rep,name=transaction_info,json=transactionInfo,proto3" json:"transaction_info,omitempty"`
@@ -473,6 +485,7 @@ func (x *TransactionInfos) GetTransactionInfo() []*TransactionInfo {
 	return nil
 }
 
+// One call of a transaction.
 type TransactionRequest struct {
 	state            protoimpl.MessageState            `protogen:"open.v1"`
 	CreateRepo       *pfs_v2.CreateRepoRequest         `protobuf:"bytes,1,opt,name=create_repo,json=createRepo,proto3" json:"create_repo,omitempty"`

@@ -4,6 +4,8 @@
 // - protoc             (unknown)
 // source: transaction_v2/transaction.proto
 
+// Package transaction_v2 is the API of transactions over several calls.
+
 package transactionpb
 
 import (
@@ -32,13 +34,22 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API groups calls that take effect together.
 type APIClient interface {
+	// Runs several calls as one transaction.
 	BatchTransaction(ctx context.Context, in *BatchTransactionRequest, opts ...grpc.CallOption) (*TransactionInfo, error)
+	// Opens a transaction.
 	StartTransaction(ctx context.Context, in *StartTransactionRequest, opts ...grpc.CallOption) (*Transaction, error)
+	// Describes an open transaction.
 	InspectTransaction(ctx context.Context, in *InspectTransactionRequest, opts ...grpc.CallOption) (*TransactionInfo, error)
+	// Forgets an open transaction.
 	DeleteTransaction(ctx context.Context, in *DeleteTransactionRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Lists open transactions.
 	ListTransaction(ctx context.Context, in *ListTransactionRequest, opts ...grpc.CallOption) (*TransactionInfos, error)
+	// Runs the calls of a transaction, all or none.
 	FinishTransaction(ctx context.Context, in *FinishTransactionRequest, opts ...grpc.CallOption) (*TransactionInfo, error)
+	// Forgets all open transactions.
 	DeleteAll(ctx context.Context, in *DeleteAllRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 }
 
@@ -123,13 +134,22 @@ func (c *aPIClient) DeleteAll(ctx context.Context, in *DeleteAllRequest, opts ..
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API groups calls that take effect together.
 type APIServer interface {
+	// Runs several calls as one transaction.
 	BatchTransaction(context.Context, *BatchTransactionRequest) (*TransactionInfo, error)
+	// Opens a transaction.
 	StartTransaction(context.Context, *StartTransactionRequest) (*Transaction, error)
+	// Describes an open transaction.
 	InspectTransaction(context.Context, *InspectTransactionRequest) (*TransactionInfo, error)
+	// Forgets an open transaction.
 	DeleteTransaction(context.Context, *DeleteTransactionRequest) (*emptypb.Empty, error)
+	// Lists open transactions.
 	ListTransaction(context.Context, *ListTransactionRequest) (*TransactionInfos, error)
+	// Runs the calls of a transaction, all or none.
 	FinishTransaction(context.Context, *FinishTransactionRequest) (*TransactionInfo, error)
+	// Forgets all open transactions.
 	DeleteAll(context.Context, *DeleteAllRequest) (*emptypb.Empty, error)
 	mustEmbedUnimplementedAPIServer()
 }

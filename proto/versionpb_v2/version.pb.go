@@ -4,6 +4,8 @@
 // 	protoc        (unknown)
 // source: versionpb_v2/version.proto
 
+// Package versionpb_v2 is the API of the server's version.
+
 package versionpb
 
 import (
@@ -22,6 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// A version of server or client.
 type Version struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Major           uint32                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`

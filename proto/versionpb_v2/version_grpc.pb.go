@@ -4,6 +4,8 @@
 // - protoc             (unknown)
 // source: versionpb_v2/version.proto
 
+// Package versionpb_v2 is the API of the server's version.
+
 package versionpb
 
 import (
@@ -26,7 +28,10 @@ const (
 // APIClient is the client API for API service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// API tells the server's version.
 type APIClient interface {
+	// Returns the version of the API that is served.
 	GetVersion(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*Version, error)
 }
 
@@ -51,7 +56,10 @@ func (c *aPIClient) GetVersion(ctx context.Context, in *emptypb.Empty, opts ...g
 // APIServer is the server API for API service.
 // All implementations must embed UnimplementedAPIServer
 // for forward compatibility.
+//
+// API tells the server's version.
 type APIServer interface {
+	// Returns the version of the API that is served.
 	GetVersion(context.Context, *emptypb.Empty) (*Version, error)
 	mustEmbedUnimplementedAPIServer()
 }
