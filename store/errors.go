@@ -1,0 +1,79 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ErrLeaseLost ends a transaction whose CompareLease no longer holds.
+var ErrLeaseLost = errors.New("store: the lease that this write depends on was lost")
+
+// TooLargeError reports a transaction beyond what etcd takes in one request.
+type TooLargeError struct {
+	Ops   int // operations or comparisons
+	Bytes int
+}
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("transaction of %d operations and %d bytes is too large, at most %d and %d are possible: do it in several steps", e.Ops, e.Bytes, maxTxnOps, maxRequestBytes)
+}
+
+// GRPCStatus makes it ResourceExhausted.
+func (e *TooLargeError) GRPCStatus() *status.Status {
+	return status.New(codes.ResourceExhausted, e.Error())
+}
+
+// UnavailableError reports that etcd did not answer; the call may be repeated.
+type UnavailableError struct {
+	Op  string
+	Err error
+}
+
+func (e *UnavailableError) Error() string {
+	return fmt.Sprintf("%s etcd: %v", e.Op, e.Err)
+}
+
+// Unwrap gives what etcd said.
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// GRPCStatus makes it Unavailable.
+func (e *UnavailableError) GRPCStatus() *status.Status {
+	return status.New(codes.Unavailable, e.Error())
+}
+
+// FullError reports that etcd has reached its quota and takes no writes.
+type FullError struct{ Err error }
+
+func (e *FullError) Error() string {
+	return "etcd has reached its quota and takes no more writes: delete repos or old commits, then restart pachd, which frees the space"
+}
+
+// Unwrap gives what etcd said.
+func (e *FullError) Unwrap() error { return e.Err }
+
+// GRPCStatus makes it ResourceExhausted.
+func (e *FullError) GRPCStatus() *status.Status {
+	return status.New(codes.ResourceExhausted, e.Error())
+}
+
+// fail says what went wrong between the store and etcd.
+func (tx *Txn) fail(op string, err error) error {
+	if cause := tx.ctx.Err(); cause != nil {
+		return cause
+	}
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrGRPCNoSpace):
+		return &FullError{Err: err}
+	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrGRPCRequestTooLarge),
+		errors.Is(err, rpctypes.ErrTooManyOps), errors.Is(err, rpctypes.ErrGRPCTooManyOps):
+		return &TooLargeError{Ops: len(tx.writes)}
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return &UnavailableError{Op: op, Err: err}
+	}
+	return &UnavailableError{Op: op, Err: err}
+}

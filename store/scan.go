@@ -1,0 +1,167 @@
+package store
+
+import (
+	"iter"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// ScanOptions narrow a scan. The zero value means all keys, ascending.
+type ScanOptions struct {
+	// From (inclusive) and To (exclusive) bound the keys when not empty.
+	From, To string
+	// Reverse yields the last key first.
+	Reverse bool
+	// Limit ends the scan after that many items; 0 means none.
+	Limit int
+	// KeysOnly leaves values out.
+	KeysOnly bool
+	// Check makes the transaction commit only if nothing in the scanned range has
+	// been added, changed or removed meanwhile.
+	Check bool
+}
+
+// KV is one key with its value.
+type KV struct {
+	Key         string
+	Value       []byte
+	ModRevision int64 // 0 for this transaction's own writes
+}
+
+// scanPage is how many keys one read asks for.
+const scanPage = 512
+
+// Scan yields the keys that begin with prefix, in byte order, own writes
+// included. It holds one page in memory. The transaction must not be written
+// while a scan is under way.
+func (tx *Txn) Scan(prefix string, opt ScanOptions) iter.Seq2[KV, error] {
+	from, to := prefix, prefixEnd(prefix)
+	if opt.From > from {
+		from = opt.From
+	}
+	if opt.To != "" && opt.To < to {
+		to = opt.To
+	}
+	return func(yield func(KV, error) bool) {
+		own := tx.ownIn(from, to, opt.Reverse)
+		before := func(a, b string) bool {
+			if opt.Reverse {
+				return a > b
+			}
+			return a < b
+		}
+		n := 0
+		emit := func(kv KV) bool {
+			n++
+			return yield(kv, nil) && (opt.Limit == 0 || n < opt.Limit)
+		}
+		if opt.Check {
+			tx.checkRange(from, to)
+		}
+		for kv, err := range tx.stored(from, to, opt) {
+			if err != nil {
+				yield(KV{}, err)
+				return
+			}
+			for len(own) > 0 && before(own[0].Key, kv.Key) {
+				if !emit(own[0]) {
+					return
+				}
+				own = own[1:]
+			}
+			if _, hidden := tx.own(kv.Key); hidden {
+				continue
+			}
+			if !emit(kv) {
+				return
+			}
+		}
+		for _, kv := range own {
+			if !emit(kv) {
+				return
+			}
+		}
+	}
+}
+
+// ownIn lists this transaction's own puts in a range, in order.
+func (tx *Txn) ownIn(from, to string, reverse bool) []KV {
+	var own []KV
+	for k, w := range tx.writes {
+		if !w.delete && k >= from && k < to {
+			own = append(own, KV{Key: k, Value: w.value})
+		}
+	}
+	slices.SortFunc(own, func(a, b KV) int {
+		if reverse {
+			a, b = b, a
+		}
+		return strings.Compare(a.Key, b.Key)
+	})
+	return own
+}
+
+// checkRange compares a whole range at the commit: nothing in it may be newer
+// than the snapshot. Removals are noticed by the keys that were read.
+func (tx *Txn) checkRange(from, to string) {
+	tx.ranged = append(tx.ranged, keyRange{from, to})
+}
+
+// stored yields what the snapshot has, page by page.
+func (tx *Txn) stored(from, to string, opt ScanOptions) iter.Seq2[KV, error] {
+	return func(yield func(KV, error) bool) {
+		page := int64(scanPage)
+		if opt.Limit > 0 && len(tx.writes) == 0 && len(tx.ranges) == 0 {
+			page = min(page, int64(opt.Limit))
+		}
+		for from < to {
+			opts := append(tx.readOptions(), clientv3.WithRange(tx.s.prefix+to), clientv3.WithLimit(page))
+			if opt.KeysOnly {
+				opts = append(opts, clientv3.WithKeysOnly())
+			}
+			if opt.Reverse {
+				opts = append(opts, clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
+			}
+			resp, err := tx.s.client.Get(tx.ctx, tx.s.prefix+from, opts...)
+			if err != nil {
+				yield(KV{}, tx.fail("scan", err))
+				return
+			}
+			tx.seen(resp.Header.Revision)
+			for _, kv := range resp.Kvs {
+				item := KV{Key: string(kv.Key[len(tx.s.prefix):]), Value: kv.Value, ModRevision: kv.ModRevision}
+				if item.Value == nil {
+					item.Value = empty
+				}
+				if opt.Check {
+					tx.checkScanned(kv)
+				}
+				if !yield(item, nil) {
+					return
+				}
+				if opt.Reverse {
+					to = item.Key
+				} else {
+					from = item.Key + "\x00"
+				}
+			}
+			if !resp.More {
+				return
+			}
+		}
+	}
+}
+
+// checkScanned makes the commit depend on a scanned key being as it was.
+func (tx *Txn) checkScanned(kv *mvccpb.KeyValue) {
+	k := string(kv.Key[len(tx.s.prefix):])
+	if r, ok := tx.reads[k]; ok {
+		r.checked = true
+		tx.reads[k] = r
+		return
+	}
+	tx.scanned = append(tx.scanned, clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision))
+}

@@ -1,0 +1,141 @@
+package store
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+// Config says where etcd is and how it is kept.
+type Config struct {
+	// Dir is the directory of the embedded etcd, used when Endpoints is empty.
+	Dir string
+	// Endpoints are the host:port of a remote cluster's members.
+	Endpoints []string
+	// TLS is used for Endpoints when not nil.
+	TLS *tls.Config
+	// Username and Password are sent to Endpoints when not empty.
+	Username, Password string
+	// Prefix goes before every key; default "minipachd/".
+	Prefix string
+	// Logger gets warnings of etcd; nil discards them.
+	Logger *zap.Logger
+	// QuotaBytes bounds the embedded database; default 8 GiB.
+	QuotaBytes int64
+	// CompactionRetention is how long the embedded etcd keeps old revisions, which
+	// bounds how long a snapshot or a disconnected watch may last; default 5 min.
+	CompactionRetention time.Duration
+	// DefragInterval is how often the embedded database gives free pages back to
+	// the disk, if at least half of it is free; default 1 h.
+	DefragInterval time.Duration
+}
+
+const (
+	defaultPrefix    = "minipachd/"
+	defaultQuota     = 8 << 30
+	defaultRetention = 5 * time.Minute
+	defaultDefrag    = time.Hour
+	dialTimeout      = 5 * time.Second
+	maxRequestBytes  = 4 << 20
+	maxTxnOps        = 8192
+)
+
+// Store is an open connection to etcd, and the embedded server if there is one.
+type Store struct {
+	client *clientv3.Client
+	etcd   *embed.Etcd // nil when remote
+	prefix string
+	log    *zap.Logger
+	stop   context.CancelFunc
+	tasks  sync.WaitGroup
+	clean  func() // removes socket files of the embedded server
+}
+
+// Open starts the embedded etcd or connects to a remote one. A directory that
+// another process uses gives *InUseError.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.Prefix == "" {
+		cfg.Prefix = defaultPrefix
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	if cfg.QuotaBytes == 0 {
+		cfg.QuotaBytes = defaultQuota
+	}
+	if cfg.CompactionRetention == 0 {
+		cfg.CompactionRetention = defaultRetention
+	}
+	if cfg.DefragInterval == 0 {
+		cfg.DefragInterval = defaultDefrag
+	}
+	background, stop := context.WithCancel(context.Background())
+	s := &Store{prefix: cfg.Prefix, log: cfg.Logger, stop: stop, clean: func() {}}
+	var err error
+	if len(cfg.Endpoints) == 0 {
+		err = s.openEmbedded(ctx, cfg)
+	} else {
+		err = s.openRemote(ctx, cfg)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if s.etcd != nil {
+		s.tasks.Go(func() { s.defragment(background, cfg.DefragInterval) })
+	}
+	return s, nil
+}
+
+// openRemote connects and makes sure that somebody answers.
+func (s *Store) openRemote(ctx context.Context, cfg Config) error {
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: cfg.Endpoints, DialTimeout: dialTimeout, TLS: cfg.TLS,
+		Username: cfg.Username, Password: cfg.Password,
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+		MaxCallSendMsgSize: maxRequestBytes, MaxCallRecvMsgSize: 64 << 20,
+		Logger: s.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)),
+	})
+	if err != nil {
+		return fmt.Errorf("connect to etcd at %v: %w", cfg.Endpoints, err)
+	}
+	s.client = c
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if _, err := c.Get(ctx, cfg.Prefix, clientv3.WithCountOnly(), clientv3.WithLimit(1)); err != nil {
+		return fmt.Errorf("etcd at %v does not answer: %w", cfg.Endpoints, err)
+	}
+	return nil
+}
+
+// Close ends the connection and stops the embedded server, if any, after
+// everything written is on disk.
+func (s *Store) Close() error {
+	s.stop()
+	s.tasks.Wait()
+	var err error
+	if s.client != nil {
+		if err = s.client.Close(); errors.Is(err, context.Canceled) {
+			err = nil // how a client says that it was closed
+		}
+	}
+	if s.etcd != nil {
+		s.etcd.Close()
+		for range s.etcd.Err() { // closed once the server has stopped
+		}
+	}
+	s.clean()
+	return err
+}
+
+// Client is the etcd client, for what the store does not cover.
+func (s *Store) Client() *clientv3.Client { return s.client }
+
+// Prefix is what goes before every key.
+func (s *Store) Prefix() string { return s.prefix }
