@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"maps"
 	mathrand "math/rand/v2"
 	"slices"
 	"time"
@@ -336,7 +337,8 @@ func (tx *Txn) commit() (rev int64, ok bool, err error) {
 	for _, r := range tx.ranges {
 		ops = append(ops, tx.deleteAround(r)...)
 	}
-	for k, w := range tx.writes {
+	for _, k := range slices.Sorted(maps.Keys(tx.writes)) { // watchers see this order
+		w := tx.writes[k]
 		size += len(k) + len(w.value) + 32
 		switch {
 		case w.delete && tx.covered(k):
