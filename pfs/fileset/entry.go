@@ -1,0 +1,133 @@
+package fileset
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding"
+	"fmt"
+	"hash"
+	"strings"
+
+	"github.com/minipachd/minipachd/pfs/chunk"
+)
+
+// op is what an entry does to what lies under it.
+type op uint8
+
+const (
+	opAppend     op = iota // its bytes follow those below
+	opReplace              // its bytes are all there is
+	opDelete               // the file is gone
+	opDeleteTree           // everything below the directory is gone; upper or same-layer entries stay
+)
+
+// part is a run of a file's bytes: inline, or in a chunk.
+type part struct {
+	data []byte // nil for a chunk
+	ref  chunk.Ref
+}
+
+func (p part) size() int64 {
+	if p.data != nil {
+		return int64(len(p.data))
+	}
+	return int64(p.ref.Len)
+}
+
+// entry is one change of a layer. Entries are never modified once in a layer.
+type entry struct {
+	path  string // "/a/b"; a tree is "/a/"
+	datum string // empty for a tree
+	op    op
+	parts []part
+	size  int64
+	sum   [sha256.Size]byte // SHA-256 of its own bytes
+	state []byte            // hash state after its bytes, when there are more than keepState
+}
+
+// keepState is the size above which an entry carries its hash state, so that an
+// append on top need not read its bytes again. Below it they are read.
+const keepState = 64 << 10
+
+// compare orders entries by path, then datum.
+func compare(aPath, aDatum, bPath, bDatum string) int {
+	if c := strings.Compare(aPath, bPath); c != 0 {
+		return c
+	}
+	return strings.Compare(aDatum, bDatum)
+}
+
+// resume gives a SHA-256 in the state that an entry recorded.
+func resume(state []byte) (hash.Hash, error) {
+	h := sha256.New()
+	if err := h.(encoding.BinaryUnmarshaler).UnmarshalBinary(state); err != nil {
+		return nil, fmt.Errorf("recorded hash state: %w", err)
+	}
+	return h, nil
+}
+
+// setSum records what h has seen as the entry's own bytes.
+func (e *entry) setSum(h hash.Hash) error {
+	h.Sum(e.sum[:0])
+	e.state = nil
+	if e.size > keepState {
+		state, err := h.(encoding.BinaryMarshaler).MarshalBinary()
+		if err != nil {
+			return fmt.Errorf("hash state: %w", err)
+		}
+		e.state = state
+	}
+	return nil
+}
+
+// stream calls fn with the bytes of the parts from off on, piece by piece. The
+// pieces are shared: fn must not modify or keep them.
+func (s *Storage) stream(ctx context.Context, parts []part, off int64, fn func([]byte) error) error {
+	for _, p := range parts {
+		n := p.size()
+		if off >= n {
+			off -= n
+			continue
+		}
+		data := p.data
+		if data == nil {
+			ref := p.ref
+			ref.Off += uint32(off)
+			ref.Len -= uint32(off)
+			var err error
+			if data, err = s.chunks.Read(ctx, ref); err != nil {
+				return err
+			}
+		} else {
+			data = data[off:]
+		}
+		off = 0
+		if err := fn(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hashAll returns the hash over the bytes of several entries, lowest first. It
+// starts from what the first one recorded and reads the others.
+func (s *Storage) hashAll(ctx context.Context, es []*entry) (hash.Hash, error) {
+	h := sha256.New()
+	rest := es
+	if len(es) > 0 && es[0].state != nil {
+		var err error
+		if h, err = resume(es[0].state); err != nil {
+			return nil, err
+		}
+		rest = es[1:]
+	}
+	for _, e := range rest {
+		if err := s.stream(ctx, e.parts, 0, func(b []byte) error {
+			h.Write(b)
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}

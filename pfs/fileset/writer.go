@@ -1,0 +1,374 @@
+package fileset
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding"
+	"fmt"
+	"hash"
+	"slices"
+	"strings"
+
+	"github.com/minipachd/minipachd/pfs/chunk"
+)
+
+// Writer collects the operations of one stream, in order. It belongs to one
+// goroutine and ends with Finish or Abort.
+type Writer struct {
+	s   *Storage
+	ctx context.Context
+
+	files  map[fileKey]*pending
+	trees  map[string]bool
+	weight int64 // rough bytes of files and trees in memory
+
+	inline int64         // bytes of content kept inline
+	chunks *chunk.Writer // once there was too much of it
+	last   *pending      // the file written to last
+	done   []*Layer      // sub-layers that were spilled
+}
+
+type fileKey struct{ path, datum string }
+
+// pending is a file of the stream.
+type pending struct {
+	op    op
+	parts []pendingPart
+	size  int64
+	hash  hash.Hash
+	state []byte // of hash while another file is written
+}
+
+// pendingPart is inline data, a copied part, or a run of the chunk stream.
+type pendingPart struct {
+	part
+	off, n int64 // in the chunk stream, when n > 0
+}
+
+// NewWriter begins a stream.
+func (s *Storage) NewWriter(ctx context.Context) *Writer {
+	return &Writer{s: s, ctx: ctx, files: map[fileKey]*pending{}, trees: map[string]bool{}}
+}
+
+// file returns the stream's file at a key, made with an append if it is new.
+func (w *Writer) file(path, datum string) *pending {
+	k := fileKey{path, datum}
+	p, ok := w.files[k]
+	if !ok {
+		p = &pending{op: opAppend}
+		w.files[k] = p
+		w.weight += 320 + int64(len(path)+len(datum))
+	}
+	return p
+}
+
+// begin makes p the file being written to and readies its hash.
+func (w *Writer) begin(p *pending) error {
+	if w.last == p {
+		return nil
+	}
+	if err := w.rest(); err != nil {
+		return err
+	}
+	var err error
+	if p.state != nil {
+		p.hash, err = resume(p.state)
+	} else {
+		p.hash = sha256.New()
+	}
+	w.last = p
+	if w.chunks != nil && err == nil {
+		err = w.chunks.Boundary()
+	}
+	return err
+}
+
+// rest puts the hash of the file written to last away.
+func (w *Writer) rest() error {
+	if w.last == nil || w.last.hash == nil {
+		return nil
+	}
+	state, err := w.last.hash.(encoding.BinaryMarshaler).MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("hash state: %w", err)
+	}
+	w.last.state, w.last.hash = state, nil
+	w.last = nil
+	return nil
+}
+
+// Append adds data to the end of a file, which it makes if need be: without data
+// an empty one. It may keep data, so the caller must not reuse it.
+func (w *Writer) Append(path, datum string, data []byte) error {
+	p := w.file(path, datum)
+	if p.op == opDelete {
+		p.op = opReplace
+	}
+	if err := w.begin(p); err != nil {
+		return err
+	}
+	if len(data) == 0 {
+		return w.spillIfLarge()
+	}
+	p.hash.Write(data)
+	p.size += int64(len(data))
+	if w.chunks == nil && w.inline+int64(len(data)) > maxInlineData {
+		if err := w.toChunks(); err != nil {
+			return err
+		}
+		w.last = p
+	}
+	if w.chunks == nil {
+		w.inline += int64(len(data))
+		w.weight += int64(len(data)) + 32
+		p.parts = append(p.parts, pendingPart{part: part{data: data}})
+		return nil
+	}
+	if err := w.toStream(p, data); err != nil {
+		return err
+	}
+	return w.spillIfLarge()
+}
+
+// toStream writes data of p to the chunk stream.
+func (w *Writer) toStream(p *pending, data []byte) error {
+	off := w.chunks.Offset()
+	if err := w.chunks.Write(data); err != nil {
+		return err
+	}
+	n := int64(len(data))
+	if k := len(p.parts) - 1; k >= 0 && p.parts[k].n > 0 && p.parts[k].off+p.parts[k].n == off {
+		p.parts[k].n += n
+		return nil
+	}
+	p.parts = append(p.parts, pendingPart{off: off, n: n})
+	w.weight += 64
+	return nil
+}
+
+// toChunks opens the chunk stream and moves the inline content there.
+func (w *Writer) toChunks() error {
+	w.chunks = w.s.chunks.NewWriter(w.ctx)
+	w.inline = 0
+	for _, k := range w.sorted() {
+		p := w.files[k]
+		parts := p.parts
+		p.parts = nil
+		for _, q := range parts {
+			if q.data == nil {
+				p.parts = append(p.parts, q)
+				continue
+			}
+			if err := w.toStream(p, q.data); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Writer) sorted() []fileKey {
+	keys := make([]fileKey, 0, len(w.files))
+	for k := range w.files {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b fileKey) int { return compare(a.path, a.datum, b.path, b.datum) })
+	return keys
+}
+
+// Delete removes the file of one datum; a missing one is no error.
+func (w *Writer) Delete(path, datum string) error {
+	p := w.file(path, datum)
+	w.forget(p)
+	*p = pending{op: opDelete}
+	return w.spillIfLarge()
+}
+
+// forget lets go of a file whose content no longer counts.
+func (w *Writer) forget(p *pending) {
+	if w.last == p {
+		w.last = nil
+	}
+	for _, q := range p.parts {
+		if w.chunks == nil {
+			w.inline -= int64(len(q.data))
+		}
+		w.weight -= int64(len(q.data))
+	}
+}
+
+// DeleteTree removes everything below a directory, which ends in a slash; "/" is
+// everything.
+func (w *Writer) DeleteTree(dir string) error {
+	for k, p := range w.files {
+		if strings.HasPrefix(k.path, dir) {
+			w.forget(p)
+			delete(w.files, k)
+		}
+	}
+	for t := range w.trees {
+		if strings.HasPrefix(t, dir) {
+			delete(w.trees, t)
+		}
+	}
+	w.trees[dir] = true
+	w.weight += 64 + int64(len(dir))
+	return w.spillIfLarge()
+}
+
+// Copy makes dst have the content of src, or appends it. No bytes are moved:
+// both share the chunks. The hash of what is copied is known unless it has to
+// follow other bytes of this stream.
+func (w *Writer) Copy(dst, datum string, src *File, appendTo bool) error {
+	if !appendTo {
+		if err := w.Delete(dst, datum); err != nil {
+			return err
+		}
+	}
+	p := w.file(dst, datum)
+	if p.op == opDelete {
+		p.op = opReplace
+	}
+	if err := w.begin(p); err != nil {
+		return err
+	}
+	if p.size == 0 {
+		h, err := w.s.hashAll(w.ctx, src.from)
+		if err != nil {
+			return err
+		}
+		p.hash = h
+	} else if err := src.Stream(w.ctx, 0, func(b []byte) error {
+		p.hash.Write(b)
+		return nil
+	}); err != nil {
+		return err
+	}
+	p.size += src.Size
+	for _, q := range src.parts() {
+		if q.data != nil && w.chunks != nil {
+			if err := w.toStream(p, q.data); err != nil {
+				return err
+			}
+			continue
+		}
+		w.inline += int64(len(q.data))
+		w.weight += int64(len(q.data)) + 96
+		p.parts = append(p.parts, pendingPart{part: q})
+	}
+	if w.chunks == nil && w.inline > maxInlineData {
+		if err := w.toChunks(); err != nil {
+			return err
+		}
+	}
+	return w.spillIfLarge()
+}
+
+// spillIfLarge turns what is in memory into a layer of its own.
+func (w *Writer) spillIfLarge() error {
+	if w.weight < w.s.opt.StreamBytes {
+		return nil
+	}
+	return w.spill()
+}
+
+func (w *Writer) spill() error {
+	if err := w.rest(); err != nil {
+		return err
+	}
+	var index *chunk.Index
+	if w.chunks != nil {
+		var err error
+		if index, err = w.chunks.Close(); err != nil {
+			w.chunks = nil
+			return err
+		}
+		w.chunks = nil
+	}
+	out := w.s.newObjectWriter()
+	trees := make([]string, 0, len(w.trees))
+	for t := range w.trees {
+		trees = append(trees, t)
+	}
+	slices.Sort(trees)
+	for _, k := range w.sorted() {
+		for len(trees) > 0 && trees[0] < k.path {
+			out.add(&entry{path: trees[0], op: opDeleteTree})
+			trees = trees[1:]
+		}
+		e, err := w.files[k].entry(k, index)
+		if err != nil {
+			return err
+		}
+		out.add(e)
+	}
+	for _, t := range trees {
+		out.add(&entry{path: t, op: opDeleteTree})
+	}
+	l, err := out.finish(w.ctx)
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		w.done = append(w.done, l)
+	}
+	w.files, w.trees, w.weight, w.inline, w.last = map[fileKey]*pending{}, map[string]bool{}, 0, 0, nil
+	return nil
+}
+
+// entry makes the layer's entry of a pending file.
+func (p *pending) entry(k fileKey, index *chunk.Index) (*entry, error) {
+	e := &entry{path: k.path, datum: k.datum, op: p.op, size: p.size}
+	if p.op == opDelete {
+		return e, nil
+	}
+	for _, q := range p.parts {
+		if q.n == 0 {
+			e.parts = appendPart(e.parts, q.part)
+			continue
+		}
+		for _, ref := range index.Refs(q.off, q.n) {
+			e.parts = append(e.parts, part{ref: ref})
+		}
+	}
+	h := sha256.New()
+	if p.state != nil {
+		var err error
+		if h, err = resume(p.state); err != nil {
+			return nil, err
+		}
+	}
+	return e, e.setSum(h)
+}
+
+// appendPart adds a part, joining inline data with inline data before it.
+func appendPart(parts []part, p part) []part {
+	if k := len(parts) - 1; p.data != nil && k >= 0 && parts[k].data != nil {
+		parts[k].data = slices.Concat(parts[k].data, p.data)
+		return parts
+	}
+	if p.data != nil && len(p.data) == 0 {
+		return parts
+	}
+	return append(parts, p)
+}
+
+// Finish makes everything durable and returns the stream's layers, bottom first:
+// none without operations, several after a very long stream.
+func (w *Writer) Finish() ([]*Layer, error) {
+	if err := w.spill(); err != nil {
+		w.Abort()
+		return nil, fmt.Errorf("finish file set: %w", err)
+	}
+	return w.done, nil
+}
+
+// Abort ends the stream without a result. What reached the bucket stays until
+// garbage collection. It may follow Finish.
+func (w *Writer) Abort() {
+	if w.chunks != nil {
+		w.chunks.Abort()
+		w.chunks = nil
+	}
+	w.files, w.done = nil, nil
+}
