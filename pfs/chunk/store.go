@@ -1,0 +1,178 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/bits"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Options of a Store. The zero value of a field stands for its default.
+type Options struct {
+	// InFlightBytes bounds the chunks of all writers that are being hashed, compressed
+	// or written; a writer waits for its share. Default 64 MiB, and a single chunk
+	// is always admitted. An open writer holds its unfinished chunk, at most
+	// Sizes.Max, besides.
+	InFlightBytes int64
+	// CacheBytes bounds the chunks kept in memory for reading, default 32 MiB;
+	// negative for none.
+	CacheBytes int64
+	// Workers bounds the chunks being hashed and compressed at a time, default GOMAXPROCS.
+	Workers int
+	// Sizes says where to cut, default MinSize, AvgSize, MaxSize.
+	Sizes Sizes
+}
+
+// readParallel bounds the chunks that are being fetched and decoded at a time.
+const readParallel = 16
+
+// Store reads and writes chunks in a bucket. It is safe for concurrent use and needs
+// no closing: it has no goroutines but those of its writers.
+type Store struct {
+	bucket  Bucket
+	rule    *cutRule
+	codec   *codec
+	budget  *semaphore.Weighted
+	memory  int64
+	workers *semaphore.Weighted
+	cache   *cache
+	loads   *semaphore.Weighted
+	buffers [4 * 65]sync.Pool // of *[]byte, see bufferClass
+}
+
+// NewStore gives the store of the chunks in a bucket; the bucket stays the caller's
+// to close, after all writers.
+// It panics if the options make no sense.
+func NewStore(b Bucket, opt Options) *Store {
+	if opt.InFlightBytes == 0 {
+		opt.InFlightBytes = 64 << 20
+	}
+	if opt.CacheBytes == 0 {
+		opt.CacheBytes = 32 << 20
+	}
+	if opt.Workers == 0 {
+		opt.Workers = runtime.GOMAXPROCS(0)
+	}
+	if opt.Sizes == (Sizes{}) {
+		opt.Sizes = Sizes{Min: MinSize, Avg: AvgSize, Max: MaxSize}
+	}
+	if z := opt.Sizes; opt.InFlightBytes < 0 || opt.Workers < 0 || z.Min < 1 || z.Avg < max(z.Min, 64) || z.Max < z.Avg || z.Max > maxRawSize {
+		panic(fmt.Sprintf("chunk: options make no sense: %+v", opt))
+	}
+	return &Store{
+		bucket:  b,
+		rule:    newCutRule(opt.Sizes),
+		codec:   newCodec(),
+		budget:  semaphore.NewWeighted(opt.InFlightBytes),
+		memory:  opt.InFlightBytes,
+		workers: semaphore.NewWeighted(int64(opt.Workers)),
+		cache:   newCache(opt.CacheBytes),
+		loads:   semaphore.NewWeighted(readParallel),
+	}
+}
+
+// Read returns the bytes that ref points at, after checking the whole chunk against
+// its hash. The caller must not modify them. A chunk that has changed, or that has
+// another size than ref says, gives a *CorruptError, a lost one a *MissingError.
+func (s *Store) Read(ctx context.Context, ref Ref) ([]byte, error) {
+	data, err := s.cache.get(ctx, ref.Hash, s.load)
+	if err != nil {
+		return nil, err
+	}
+	end := uint64(ref.Off) + uint64(ref.Len)
+	if uint64(len(data)) != uint64(ref.Size) || end > uint64(len(data)) {
+		return nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("it has %d bytes, but bytes %d to %d of %d are wanted", len(data), ref.Off, end, ref.Size)}
+	}
+	return data[ref.Off:end:end], nil
+}
+
+// load fetches and checks a chunk.
+func (s *Store) load(ctx context.Context, h Hash) ([]byte, error) {
+	if err := s.loads.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("read chunk %s: %w", h, err)
+	}
+	defer s.loads.Release(1)
+	object, err := s.bucket.Get(ctx, h.Key(), 0, -1)
+	if errors.Is(err, ErrNotFound) {
+		return nil, &MissingError{Hash: h}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read chunk %s: %w", h, err)
+	}
+	return s.codec.decode(h, object)
+}
+
+// Verify reads a chunk from the bucket, past the cache, and checks it. A chunk that
+// has changed gives a *CorruptError, a lost one a *MissingError.
+func (s *Store) Verify(ctx context.Context, h Hash) error {
+	_, err := s.load(ctx, h)
+	return err
+}
+
+// Has tells whether the bucket has a chunk, without reading it.
+func (s *Store) Has(ctx context.Context, h Hash) (bool, error) {
+	return s.bucket.Exists(ctx, h.Key())
+}
+
+// Delete removes a chunk; a missing one is no error. The caller sees to it that
+// nobody refers to it or is about to.
+func (s *Store) Delete(ctx context.Context, h Hash) error {
+	s.cache.drop(h)
+	return s.bucket.Delete(ctx, h.Key())
+}
+
+// Info describes a stored chunk.
+type Info struct {
+	Hash     Hash
+	Stored   int64     // bytes in the bucket
+	Modified time.Time // when it was written
+}
+
+// List yields all chunks in the bucket in order of their hashes. Objects there that
+// are no chunks are passed over. It ends after the first error.
+func (s *Store) List(ctx context.Context) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		for o, err := range s.bucket.List(ctx, keyPrefix) {
+			if err != nil {
+				yield(Info{}, fmt.Errorf("list chunks: %w", err))
+				return
+			}
+			if h, ok := parseKey(o.Key); ok && !yield(Info{Hash: h, Stored: o.Size, Modified: o.Modified}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// bufferClass gives the capacity of the buffers for n bytes and their pool. There are four
+// classes to a power of two, so that a buffer is at most a quarter too large.
+func bufferClass(n int) (capacity, pool int) {
+	n = max(n, 4<<10)
+	octave := bits.Len(uint(n - 1))
+	step := 1 << (octave - 3)
+	steps := (n + step - 1) / step // 5 to 8
+	return steps * step, 4*octave + steps - 5
+}
+
+// buffer gives an empty buffer for at least n bytes.
+func (s *Store) buffer(n int) []byte {
+	capacity, pool := bufferClass(n)
+	if b, ok := s.buffers[pool].Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, capacity)
+}
+
+// recycle takes back a buffer that nobody uses any longer.
+func (s *Store) recycle(b []byte) {
+	if capacity, pool := bufferClass(cap(b)); capacity == cap(b) {
+		b = b[:0]
+		s.buffers[pool].Put(&b)
+	}
+}

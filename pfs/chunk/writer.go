@@ -1,0 +1,294 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// writerParallel bounds the chunks of one writer that are under way.
+const writerParallel = 8
+
+// errClosed is the cause with which a writer ends its own context.
+var errClosed = errors.New("writer is closed")
+
+// Writer stores one stream of bytes as chunks. Its methods are for one goroutine.
+// Either Close or Abort must be called; both wait for all that the writer started.
+type Writer struct {
+	store  *Store
+	parent context.Context
+	ctx    context.Context // ends with the first error
+	cancel context.CancelCauseFunc
+
+	cut     cutter
+	pending []byte // the unfinished chunk
+	offset  int64
+	closed  bool
+
+	slots chan struct{} // one held by each chunk under way
+	wg    sync.WaitGroup
+
+	mu     sync.Mutex
+	chunks []stored // in stream order
+}
+
+// stored is a chunk of the stream.
+type stored struct {
+	hash Hash // set once it is known
+	end  int64
+}
+
+// NewWriter begins a stream. When ctx ends, so does the writer, with its error.
+func (s *Store) NewWriter(ctx context.Context) *Writer {
+	w := &Writer{store: s, parent: ctx, cut: cutter{cutRule: s.rule}, slots: make(chan struct{}, writerParallel)}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	return w
+}
+
+// Write appends p to the stream. It copies p, so the caller may reuse it. It waits
+// while too much is under way. After an error all further calls fail with it.
+func (w *Writer) Write(p []byte) error {
+	if err := w.err(); err != nil {
+		return err
+	}
+	for len(p) > 0 {
+		n, cut := w.cut.next(p)
+		if !cut {
+			w.append(p, w.grown(len(w.pending)+n))
+			return nil
+		}
+		if err := w.finishChunk(p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// Offset is the number of bytes written so far: where the next byte goes.
+func (w *Writer) Offset() int64 { return w.offset }
+
+// Boundary hints that a file begins here. The chunk ends if it is large enough, so
+// that an equal file at another boundary gives equal chunks.
+func (w *Writer) Boundary() error {
+	if err := w.err(); err != nil {
+		return err
+	}
+	if len(w.pending) < w.store.rule.min {
+		return nil
+	}
+	w.cut.reset()
+	return w.finishChunk(nil)
+}
+
+// Close stores what is pending and makes all of the stream's chunks durable,
+// including those that the bucket had before. Only then may the index's refs be recorded.
+func (w *Writer) Close() (*Index, error) {
+	if w.closed {
+		return nil, fmt.Errorf("close writer: %w", errClosed)
+	}
+	var err error
+	if len(w.pending) > 0 && w.err() == nil {
+		err = w.finishChunk(nil)
+	}
+	w.wg.Wait()
+	if err == nil {
+		err = w.err()
+	}
+	if err == nil {
+		err = w.store.bucket.Sync(w.parent, w.keys()...)
+	}
+	w.end()
+	if err != nil {
+		return nil, err
+	}
+	return &Index{chunks: w.chunks}, nil
+}
+
+// Abort ends the writer and waits until it does nothing more. Chunks already stored
+// stay until they are swept. After Close it does nothing.
+func (w *Writer) Abort() {
+	w.cancel(errClosed)
+	w.wg.Wait()
+	w.end()
+}
+
+// end gives back what the writer holds.
+func (w *Writer) end() {
+	w.cancel(errClosed)
+	w.closed = true
+	w.store.recycle(w.pending)
+	w.pending = nil
+}
+
+// err is why the writer cannot go on.
+func (w *Writer) err() error {
+	if w.ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("write chunks: %w", context.Cause(w.ctx))
+}
+
+// keys are the distinct keys of the stream.
+func (w *Writer) keys() []string {
+	seen := make(map[Hash]bool, len(w.chunks))
+	keys := make([]string, 0, len(w.chunks))
+	for _, c := range w.chunks {
+		if !seen[c.hash] {
+			seen[c.hash] = true
+			keys = append(keys, c.hash.Key())
+		}
+	}
+	return keys
+}
+
+// grown is the capacity that pending should have for n bytes. Small streams stay
+// small; a large one is moved a few times at most.
+func (w *Writer) grown(n int) int {
+	if n <= cap(w.pending) {
+		return cap(w.pending)
+	}
+	r := w.store.rule
+	for _, c := range [...]int{r.min / 8, r.min, r.norm + r.norm/2} {
+		if n <= c {
+			return c
+		}
+	}
+	return r.max
+}
+
+// append adds p to pending, which gets at least the given capacity.
+func (w *Writer) append(p []byte, capacity int) {
+	if cap(w.pending) < capacity {
+		b := append(w.store.buffer(capacity), w.pending...)
+		w.store.recycle(w.pending)
+		w.pending = b
+	}
+	w.pending = append(w.pending, p...)
+	w.offset += int64(len(p))
+}
+
+// finishChunk ends the chunk with p and sends it on its way.
+func (w *Writer) finishChunk(p []byte) error {
+	select {
+	case w.slots <- struct{}{}:
+	case <-w.ctx.Done():
+		return w.err()
+	}
+	size := len(w.pending) + len(p)
+	share := min(int64(size), w.store.memory)
+	// Only chunks under way hold a share, and each of them gets done without
+	// waiting for another: so every writer's turn comes.
+	if err := w.store.budget.Acquire(w.ctx, share); err != nil {
+		<-w.slots
+		return w.err()
+	}
+	w.append(p, size)
+	data := w.pending
+	w.pending = nil
+
+	w.mu.Lock()
+	i := len(w.chunks)
+	w.chunks = append(w.chunks, stored{end: w.offset})
+	w.mu.Unlock()
+	w.wg.Go(func() {
+		defer func() { <-w.slots }()
+		if err := w.put(i, data, share); err != nil {
+			w.cancel(err)
+		}
+	})
+	return nil
+}
+
+// put stores the i-th chunk. It gives back data and its share of the budget.
+func (w *Writer) put(i int, data []byte, share int64) error {
+	s := w.store
+	defer func() {
+		s.recycle(data)
+		s.budget.Release(share)
+	}()
+	var hash Hash
+	if err := w.work(func() { hash = Sum(data) }); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.chunks[i].hash = hash
+	w.mu.Unlock()
+
+	key, size := hash.Key(), len(data)
+	if ok, err := s.bucket.Exists(w.ctx, key); err != nil || ok {
+		return err
+	}
+	compression := byte(plain)
+	if err := w.work(func() {
+		packed, pays := s.codec.compress(s.buffer(size), data)
+		if !pays {
+			s.recycle(packed)
+			return
+		}
+		s.recycle(data)
+		data, compression = packed, compressed
+	}); err != nil {
+		return err
+	}
+	if n := int64(len(data)); n < share {
+		s.budget.Release(share - n)
+		share = n
+	}
+	return s.bucket.Put(w.ctx, key, header(compression, size), data)
+}
+
+// work runs f while holding one of the store's workers.
+func (w *Writer) work(f func()) error {
+	if err := w.store.workers.Acquire(w.ctx, 1); err != nil {
+		return context.Cause(w.ctx)
+	}
+	defer w.store.workers.Release(1)
+	f()
+	return nil
+}
+
+// Index tells which chunks a written stream became.
+type Index struct {
+	chunks []stored
+}
+
+// Size is the length of the stream.
+func (x *Index) Size() int64 {
+	if len(x.chunks) == 0 {
+		return 0
+	}
+	return x.chunks[len(x.chunks)-1].end
+}
+
+// Refs gives the slices of chunks that hold the n bytes of the stream from off, in
+// order; none if n is 0. It panics if the range is not within the stream.
+func (x *Index) Refs(off, n int64) []Ref {
+	if off < 0 || n < 0 || off > x.Size()-n {
+		panic(fmt.Sprintf("chunk: range %d+%d of a stream of %d bytes", off, n, x.Size()))
+	}
+	if n == 0 {
+		return nil
+	}
+	i, _ := slices.BinarySearchFunc(x.chunks, off+1, func(c stored, at int64) int {
+		if c.end < at {
+			return -1
+		}
+		return 1
+	})
+	var refs []Ref
+	for ; n > 0; i++ {
+		var start int64
+		if i > 0 {
+			start = x.chunks[i-1].end
+		}
+		c := x.chunks[i]
+		k := min(n, c.end-off)
+		refs = append(refs, Ref{Hash: c.hash, Size: uint32(c.end - start), Off: uint32(off - start), Len: uint32(k)})
+		off += k
+		n -= k
+	}
+	return refs
+}
