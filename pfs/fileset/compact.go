@@ -93,13 +93,24 @@ func (s *Storage) mergeRun(ctx context.Context, refs []*recordpb.LayerRef, botto
 	return es, err
 }
 
+// CompactOption changes how Compact works.
+type CompactOption func(dropDeletions *bool)
+
+// KeepDeletions keeps deletions though nothing lies below, for layers that are
+// to be put on something else.
+func KeepDeletions() CompactOption { return func(drop *bool) { *drop = false } }
+
 // Compact folds stack[lo:hi] into one layer, stored durably in the bucket if it
 // does not fit into etcd, that may replace them in any stack. Deletions are left
 // out when nothing lies below, that is when lo is 0. The result is nil if nothing
 // is left. What it holds in memory is a block and the compressed layer.
-func (s *Storage) Compact(ctx context.Context, stack []*recordpb.LayerRef, lo, hi int) (*Layer, error) {
+func (s *Storage) Compact(ctx context.Context, stack []*recordpb.LayerRef, lo, hi int, opts ...CompactOption) (*Layer, error) {
+	bottom := lo == 0
+	for _, o := range opts {
+		o(&bottom)
+	}
 	w := s.newObjectWriter()
-	if err := s.eachFolded(ctx, stack[lo:hi], lo == 0, nil, func(e *entry) error {
+	if err := s.eachFolded(ctx, stack[lo:hi], bottom, nil, func(e *entry) error {
 		packed, err := s.repack(ctx, e)
 		if err == nil {
 			w.add(packed)

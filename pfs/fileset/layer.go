@@ -23,8 +23,9 @@ type LayerSource interface {
 
 // Layer is a layer that the caller has yet to store: Record under Ref.Id.
 type Layer struct {
-	Ref    *recordpb.LayerRef
-	Record *recordpb.LayerRecord
+	Ref     *recordpb.LayerRef
+	Record  *recordpb.LayerRecord
+	Content int64 // bytes of files in it, whatever lies below
 }
 
 // Options bound what a Storage uses. Zero means the default.
@@ -43,7 +44,7 @@ type Storage struct {
 	src    LayerSource
 	opt    Options
 	zip    *compressor
-	open   *cache.Cache[string, *layer]   // by layer id
+	open   *cache.Cache[string, *layer]    // by layer id
 	blocks *cache.Cache[blockID, []*entry] // decoded
 }
 
@@ -136,6 +137,9 @@ func (s *Storage) newLayer(es []*entry) (*Layer, bool) {
 	l := &Layer{
 		Ref:    &recordpb.LayerRef{Id: newID(), EncodedBytes: uint64(len(b)), Entries: uint64(len(es)), Inline: true},
 		Record: &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Inline{Inline: b}},
+	}
+	for _, e := range es {
+		l.Content += e.size
 	}
 	s.open.Put(string(l.Ref.Id), openInline(l.Ref, es), 4*int64(len(b)))
 	return l, true

@@ -71,6 +71,7 @@ type objectWriter struct {
 	index   []blockRef
 	trees   []string
 	entries uint64
+	content int64
 	// small keeps entries while the layer may still fit into etcd.
 	small      []*entry
 	smallBytes int64
@@ -91,6 +92,7 @@ func (w *objectWriter) add(e *entry) {
 	}
 	w.count++
 	w.entries++
+	w.content += e.size
 	if e.op == opDeleteTree {
 		w.trees = append(w.trees, e.path)
 	}
@@ -144,8 +146,9 @@ func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
 	}
 	size := uint64(len(w.out) + len(footer))
 	l := &Layer{
-		Ref:    &recordpb.LayerRef{Id: id, EncodedBytes: size, Entries: w.entries},
-		Record: &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Object{Object: &recordpb.LayerObject{Key: key, Size: size}}},
+		Ref:     &recordpb.LayerRef{Id: id, EncodedBytes: size, Entries: w.entries},
+		Record:  &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Object{Object: &recordpb.LayerObject{Key: key, Size: size}}},
+		Content: w.content,
 	}
 	w.s.open.Put(string(id), &layer{id: name, key: key, trees: w.trees, index: w.index}, indexCost(w.index, w.trees))
 	return l, nil
