@@ -1,0 +1,320 @@
+package pfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/minipachd/minipachd/pfs/fileset"
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+)
+
+type modifyStream = grpc.ClientStreamingServer[pfspb.ModifyFileRequest, emptypb.Empty]
+
+// ModifyFile implements pfs_v2.API. Nothing of a stream is visible before its
+// client has half-closed it and everything is on disk; then all of it is.
+func (s *Service) ModifyFile(stream modifyStream) error {
+	ctx := stream.Context()
+	first, err := stream.Recv()
+	if errors.Is(err, io.EOF) {
+		return errors.New("first message must be a commit")
+	}
+	if err != nil {
+		return err
+	}
+	commit, ok := first.GetBody().(*pfspb.ModifyFileRequest_SetCommit)
+	if !ok {
+		return errors.New("first message must be a commit")
+	}
+	if commit.SetCommit == nil {
+		return &InvalidRequestError{Stream: true, Why: "set_commit must not be empty"}
+	}
+	// Fail before the data is sent if it is clear already that it cannot be kept.
+	if _, err := s.target(ctx, commit.SetCommit); err != nil {
+		return err
+	}
+	w := s.files.NewWriter(ctx)
+	defer w.Abort()
+	if err := s.collect(ctx, stream, w); err != nil {
+		return err
+	}
+	layers, err := w.Finish()
+	if err != nil {
+		return fmt.Errorf("modify files of %s: %w", CommitName(commit.SetCommit), err)
+	}
+	if err := s.attach(ctx, commit.SetCommit, layers); err != nil {
+		return err
+	}
+	return stream.SendAndClose(&emptypb.Empty{})
+}
+
+// collect applies the messages of a stream to w until the client half-closes.
+func (s *Service) collect(ctx context.Context, stream modifyStream, w *fileset.Writer) error {
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch body := m.GetBody().(type) {
+		case *pfspb.ModifyFileRequest_AddFile:
+			err = addFile(w, body.AddFile)
+		case *pfspb.ModifyFileRequest_DeleteFile:
+			err = deleteFile(w, body.DeleteFile)
+		case *pfspb.ModifyFileRequest_CopyFile:
+			err = s.copyFile(ctx, w, body.CopyFile)
+		case *pfspb.ModifyFileRequest_SetCommit:
+			err = errors.New("cannot set commit")
+		default:
+			err = errors.New("unrecognized message type")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func addFile(w *fileset.Writer, add *pfspb.AddFile) error {
+	if add == nil {
+		return &InvalidRequestError{Stream: true, Why: "add_file must not be empty"}
+	}
+	p, err := writePath(add.GetPath())
+	if err != nil {
+		return err
+	}
+	if add.GetUrl() != nil {
+		return unsupported("adding files from a URL is")
+	}
+	return w.Append(p, datumOf(add.GetDatum()), add.GetRaw().GetValue())
+}
+
+func deleteFile(w *fileset.Writer, del *pfspb.DeleteFile) error {
+	if del == nil {
+		return &InvalidRequestError{Stream: true, Why: "delete_file must not be empty"}
+	}
+	if err := checkPath(del.GetPath()); err != nil {
+		return err
+	}
+	if strings.HasSuffix(del.GetPath(), "/") {
+		return w.DeleteTree(cleanDir(del.GetPath()))
+	}
+	return w.Delete(cleanFile(del.GetPath()), datumOf(del.GetDatum()))
+}
+
+// copyFile copies a file or a tree; a source without either copies nothing.
+func (s *Service) copyFile(ctx context.Context, w *fileset.Writer, cp *pfspb.CopyFile) error {
+	if cp == nil || cp.GetSrc() == nil {
+		return &InvalidRequestError{Stream: true, Why: "copy_file must have a source"}
+	}
+	if err := checkPath(cp.GetDst()); err != nil {
+		return err
+	}
+	src, err := s.snapshot(ctx, cp.GetSrc().GetCommit())
+	if err != nil {
+		return err
+	}
+	from := cleanFile(cp.GetSrc().GetPath())
+	files, err := src.view.Lookup(ctx, from)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if d := cp.GetSrc().GetDatum(); d != "" && d != f.Datum {
+			continue
+		}
+		dst, err := writePath(cp.GetDst())
+		if err != nil {
+			return err
+		}
+		if err := w.Copy(dst, datumOf(cp.GetDatum()), f, cp.GetAppend()); err != nil {
+			return err
+		}
+	}
+	if len(files) > 0 {
+		return nil
+	}
+	tree := cleanDir(from)
+	for f, err := range src.view.Files(ctx, tree) {
+		if err != nil {
+			return err
+		}
+		rest, inside := strings.CutPrefix(f.Path, tree)
+		if !inside {
+			break
+		}
+		if err := w.Copy(cleanDir(cp.GetDst())+rest, datumOf(cp.GetDatum()), f, cp.GetAppend()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// target is where the data of a stream goes: an open commit, or a new one on a
+// branch.
+type target struct {
+	open   *recordpb.CommitRecord
+	branch *pfspb.Branch
+}
+
+// target finds out where a stream's data would go now and whether it may.
+func (s *Service) target(ctx context.Context, c *pfspb.Commit) (*target, error) {
+	var t *target
+	err := s.View(ctx, func(tx *Txn) error {
+		var err error
+		t, err = tx.target(c)
+		return err
+	})
+	return t, err
+}
+
+func (tx *Txn) target(c *pfspb.Commit) (*target, error) {
+	repo := NormalizeRepo(commitRepo(c))
+	if repo == nil {
+		return nil, errors.New("commit must have a repo")
+	}
+	if repo.Name == fileSetsRepo {
+		return nil, unsupported("writing to file sets is")
+	}
+	name := c.GetBranch().GetName()
+	if id := c.GetId(); name == "" && !IsCommitID(id) && !strings.ContainsAny(id, ancestryRunes) {
+		name = id
+		c = &pfspb.Commit{Repo: repo, Branch: &pfspb.Branch{Repo: repo, Name: name}}
+	}
+	rec, err := tx.resolve(c)
+	var noBranch *BranchNotFoundError
+	var noCommit *CommitNotFoundError
+	switch {
+	case name != "" && (errors.As(err, &noBranch) || errors.As(err, &noCommit)):
+	case err != nil:
+		return nil, err
+	case state(rec.Info) < pfspb.CommitState_FINISHING:
+		return &target{open: rec}, nil
+	case IsCommitID(c.GetId()) || name == "" || c.GetId() != "":
+		return nil, &CommitFinishedError{Commit: rec.Info.Commit}
+	}
+	branch := &pfspb.Branch{Repo: repo, Name: name}
+	if err := checkBranchName(name); err != nil {
+		return nil, err
+	}
+	brec, err := tx.openBranch(branch)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.writerProvenance(brec); err != nil {
+		return nil, err
+	}
+	return &target{branch: branch}, nil
+}
+
+// attach gives the finished layers of a stream to the commit they are for. What
+// the target is may have changed since the stream began, so it is found anew.
+func (s *Service) attach(ctx context.Context, c *pfspb.Commit, layers []*fileset.Layer) error {
+	for {
+		t, err := s.target(ctx, c)
+		if err != nil {
+			return err
+		}
+		if t.open != nil {
+			return s.appendOpen(ctx, t.open.Info.Commit, layers)
+		}
+		err = s.commitOneShot(ctx, t.branch, layers)
+		var open *ParentOpenError
+		if errors.As(err, &open) {
+			continue // somebody opened a commit meanwhile: the data belongs there
+		}
+		return err
+	}
+}
+
+// maxOwnLayers is how many streams an open commit takes before they are folded.
+const maxOwnLayers = 32
+
+// appendOpen adds layers on top of an open commit.
+func (s *Service) appendOpen(ctx context.Context, c *pfspb.Commit, layers []*fileset.Layer) error {
+	if len(layers) == 0 {
+		return nil
+	}
+	own := 0
+	err := s.Update(ctx, func(tx *Txn) error {
+		rec, err := tx.commit(c.Repo, c.Id)
+		if err != nil {
+			return err
+		}
+		if state(rec.Info) >= pfspb.CommitState_FINISHING {
+			return &CommitFinishedError{Commit: c}
+		}
+		for _, l := range layers {
+			rec.Layers = append(rec.Layers, l.Ref)
+			rec.Info.SizeBytesUpperBound += l.Content
+		}
+		rec.OwnLayers += uint32(len(layers))
+		own = int(rec.OwnLayers)
+		if err := tx.putLayers(layers); err != nil {
+			return err
+		}
+		return tx.putCommit(rec)
+	})
+	if err != nil {
+		return err
+	}
+	if own > maxOwnLayers {
+		return s.foldOpen(ctx, c)
+	}
+	return nil
+}
+
+// foldOpen folds the layers that streams gave to an open commit into one.
+func (s *Service) foldOpen(ctx context.Context, c *pfspb.Commit) error {
+	var rec *recordpb.CommitRecord
+	if err := s.View(ctx, func(tx *Txn) (err error) {
+		rec, err = tx.commit(c.Repo, c.Id)
+		return err
+	}); err != nil {
+		return err
+	}
+	hi := len(rec.Layers)
+	lo := hi - int(rec.OwnLayers)
+	if lo < 0 || hi-lo < 2 {
+		return nil
+	}
+	// Even at the bottom deletions are kept: the base may turn out to be another.
+	folded, err := s.files.Compact(ctx, rec.Layers[lo:hi], 0, hi-lo, fileset.KeepDeletions())
+	if err != nil {
+		return err
+	}
+	return s.Update(ctx, func(tx *Txn) error {
+		now, err := tx.commit(c.Repo, c.Id)
+		if err != nil {
+			return err
+		}
+		if state(now.Info) != pfspb.CommitState_STARTED || !replaceRun(now, rec.Layers[lo:hi], folded) {
+			return nil // finished, cleared or folded meanwhile
+		}
+		now.OwnLayers -= uint32(hi - lo)
+		if folded != nil {
+			now.OwnLayers++
+			if err := tx.putLayers([]*fileset.Layer{folded}); err != nil {
+				return err
+			}
+		}
+		return tx.putCommit(now)
+	})
+}
+
+// putLayers stores new layers.
+func (tx *Txn) putLayers(layers []*fileset.Layer) error {
+	for _, l := range layers {
+		if err := tx.s.layers.Put(tx.Txn, layerKey(l.Ref.Id), l.Record); err != nil {
+			return err
+		}
+	}
+	return nil
+}

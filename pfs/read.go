@@ -1,0 +1,281 @@
+package pfs
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/minipachd/minipachd/pfs/fileset"
+	"github.com/minipachd/minipachd/pfs/glob"
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+)
+
+// maxPiece is the largest content of one message of an answer.
+const maxPiece = 2 << 20
+
+// snapshot is a commit opened for reading.
+type snapshot struct {
+	rec  *recordpb.CommitRecord
+	view *fileset.View
+}
+
+// snapshot opens a commit. It waits for one that is FINISHING; an open one is
+// read as it is now.
+func (s *Service) snapshot(ctx context.Context, c *pfspb.Commit) (*snapshot, error) {
+	if NormalizeRepo(commitRepo(c)).GetName() == fileSetsRepo {
+		return nil, unsupported("reading file sets is")
+	}
+	for {
+		var snap *snapshot
+		var wait *pfspb.Commit
+		err := s.View(ctx, func(tx *Txn) error {
+			rec, err := tx.resolve(c)
+			if err != nil {
+				return err
+			}
+			if state(rec.Info) == pfspb.CommitState_FINISHING {
+				wait = rec.Info.Commit
+				return nil
+			}
+			layers, err := tx.layersOf(rec)
+			if err != nil {
+				return err
+			}
+			snap = &snapshot{rec: rec, view: s.files.Open(layers)}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if snap != nil {
+			return snap, nil
+		}
+		if _, err := s.waitCommit(ctx, wait.Repo, wait.Id, pfspb.CommitState_FINISHED); err != nil {
+			return nil, err
+		}
+		c = wait // what was meant at first, also if the branch has moved on
+	}
+}
+
+// fault adds the commit to what fileset says of a path.
+func (sn *snapshot) fault(asked string, err error) error {
+	var nf *fileset.NotFoundError
+	if errors.As(err, &nf) {
+		return &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}
+	}
+	return err
+}
+
+// info is a node as clients see it.
+func (sn *snapshot) info(n *fileset.Node) *pfspb.FileInfo {
+	kind := pfspb.FileType_FILE
+	if n.Dir {
+		kind = pfspb.FileType_DIR
+	}
+	return &pfspb.FileInfo{
+		File:      &pfspb.File{Commit: stripCommit(sn.rec.Info.Commit), Path: n.Path, Datum: n.Datum},
+		FileType:  kind,
+		Committed: sn.rec.Info.Finishing,
+		SizeBytes: n.Size,
+		Hash:      n.Hash,
+	}
+}
+
+// open opens the commit of a file in a request.
+func (s *Service) openFile(ctx context.Context, f *pfspb.File) (*snapshot, error) {
+	if f == nil {
+		return nil, invalidRequest("a file must be given")
+	}
+	if f.GetCommit() == nil {
+		return nil, invalidRequest("the file must have a commit")
+	}
+	return s.snapshot(ctx, f.GetCommit())
+}
+
+// match yields the nodes that a glob matches, those in a directory that matches
+// included when deep.
+func (sn *snapshot) match(ctx context.Context, pattern string, deep bool, fn func(*fileset.Node) (bool, error)) error {
+	g, err := glob.Compile(pattern)
+	if err != nil {
+		return err
+	}
+	// Nothing outside of the directory of the literal prefix can match.
+	root := g.Prefix()
+	root = root[:strings.LastIndexByte(root, '/')+1]
+	inside := ""
+	for n, err := range sn.view.Walk(ctx, cleanDir(root)) {
+		if err != nil {
+			return err
+		}
+		ok := inside != "" && strings.HasPrefix(n.Path, inside)
+		if !ok && g.Match(n.Path) {
+			ok = true
+			if deep && n.Dir {
+				inside = n.Path
+			}
+		}
+		if !ok {
+			continue
+		}
+		if more, err := fn(n); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// GetFile implements pfs_v2.API.
+func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreamingServer[wrapperspb.BytesValue]) error {
+	ctx := stream.Context()
+	if req.GetURL() != "" {
+		return unsupported("writing files to a URL is")
+	}
+	if req.GetOffset() < 0 {
+		return invalidRequest("the offset must not be negative")
+	}
+	sn, err := s.openFile(ctx, req.GetFile())
+	if err != nil {
+		return err
+	}
+	node, err := sn.one(ctx, req.GetFile().GetPath())
+	if err != nil {
+		return err
+	}
+	if node.Dir {
+		return errors.New("cannot get directory or non-regular file. Use GetFileTAR instead")
+	}
+	return node.File.Stream(ctx, req.GetOffset(), func(b []byte) error {
+		for len(b) > 0 {
+			n := min(len(b), maxPiece)
+			if err := stream.Send(wrapperspb.Bytes(b[:n])); err != nil {
+				return err
+			}
+			b = b[n:]
+		}
+		return nil
+	})
+}
+
+// one finds the only node that a path or glob matches.
+func (sn *snapshot) one(ctx context.Context, asked string) (*fileset.Node, error) {
+	if !strings.ContainsAny(asked, globRunes) {
+		n, err := sn.view.Stat(ctx, cleanFile(asked))
+		return n, sn.fault(asked, err)
+	}
+	var found *fileset.Node
+	err := sn.match(ctx, asked, false, func(n *fileset.Node) (bool, error) {
+		if found != nil {
+			return false, errors.New("matched multiple files. Use GetFileTAR instead")
+		}
+		found = n
+		return true, nil
+	})
+	if err == nil && found == nil {
+		err = &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}
+	}
+	return found, err
+}
+
+// inRange tells whether a path lies in a range, nil being everything.
+func inRange(p string, r *pfspb.PathRange) bool {
+	return (r.GetLower() == "" || p >= r.GetLower()) && (r.GetUpper() == "" || p < r.GetUpper())
+}
+
+// GetFileTAR implements pfs_v2.API.
+func (s *Service) GetFileTAR(req *pfspb.GetFileRequest, stream grpc.ServerStreamingServer[wrapperspb.BytesValue]) error {
+	ctx := stream.Context()
+	if req.GetURL() != "" {
+		return unsupported("writing files to a URL is")
+	}
+	sn, err := s.openFile(ctx, req.GetFile())
+	if err != nil {
+		return err
+	}
+	out := &pieceWriter{send: func(b []byte) error { return stream.Send(wrapperspb.Bytes(b)) }}
+	tw := tar.NewWriter(out)
+	found := false
+	asked := req.GetFile().GetPath()
+	err = sn.match(ctx, asked, true, func(n *fileset.Node) (bool, error) {
+		if !inRange(n.Path, req.GetPathRange()) {
+			return true, nil
+		}
+		found = true
+		return true, writeTAR(ctx, tw, n)
+	})
+	if err != nil {
+		return err
+	}
+	if !found && req.GetPathRange() == nil {
+		return &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}
+	}
+	if err := tw.Close(); err != nil {
+		return fmt.Errorf("tar: %w", err)
+	}
+	return out.flush()
+}
+
+// writeTAR adds one entry: mode and time zero, the name the absolute path.
+func writeTAR(ctx context.Context, tw *tar.Writer, n *fileset.Node) error {
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: n.Path, Size: n.Size, ModTime: time.Unix(0, 0), Format: tar.FormatUnknown}
+	if n.Dir {
+		h.Typeflag, h.Size = tar.TypeDir, 0
+	}
+	if err := tw.WriteHeader(h); err != nil {
+		return fmt.Errorf("tar: %s: %w", n.Path, err)
+	}
+	if n.Dir {
+		return nil
+	}
+	return n.File.Stream(ctx, 0, func(b []byte) error {
+		_, err := tw.Write(b)
+		return err
+	})
+}
+
+// pieceWriter gathers small writes into messages of a fair size.
+type pieceWriter struct {
+	send func([]byte) error
+	buf  []byte
+}
+
+// gather is the size at which a message is sent.
+const gather = 256 << 10
+
+func (w *pieceWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		if len(w.buf) == 0 && len(p) >= gather {
+			k := min(len(p), maxPiece)
+			if err := w.send(p[:k]); err != nil {
+				return 0, err
+			}
+			p = p[k:]
+			continue
+		}
+		k := min(len(p), gather-len(w.buf))
+		w.buf = append(w.buf, p[:k]...)
+		p = p[k:]
+		if len(w.buf) == gather {
+			if err := w.flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (w *pieceWriter) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	err := w.send(w.buf)
+	w.buf = make([]byte, 0, gather) // the message may still be on its way out
+	return err
+}

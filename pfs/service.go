@@ -1,0 +1,132 @@
+// Package pfs keeps versioned data: projects hold repos, repos hold branches and
+// commits, commits hold files. It serves pfs_v2.API and lets other packages take
+// part in its transactions through Update.
+//
+// Metadata lives in etcd: every request changes it in one transaction. The
+// content of a commit is a stack of immutable layers, small ones in etcd and
+// large ones in the bucket; package fileset knows what is in them. The package
+// does not know what a pipeline is, except that a repo of type spec holds its
+// versions and that the branches made from one are written by the pipeline.
+package pfs
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/minipachd/minipachd/pfs/chunk"
+	"github.com/minipachd/minipachd/pfs/fileset"
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+	"github.com/minipachd/minipachd/store"
+)
+
+// Config is what a Service works with. Store and Bucket are required.
+type Config struct {
+	Store  *store.Store
+	Bucket chunk.Bucket
+	Logger *zap.Logger // default: none
+	// Chunks and Files tune the storage below; their zero values are the defaults.
+	Chunks chunk.Options
+	Files  fileset.Options
+}
+
+// Service implements pfs_v2.API. Its methods may be called concurrently. Run has
+// to be running for commits with data that were opened by StartCommit to finish.
+type Service struct {
+	pfspb.UnimplementedAPIServer
+
+	store  *store.Store
+	bucket chunk.Bucket
+	chunks *chunk.Store
+	files  *fileset.Storage
+	log    *zap.Logger
+
+	projects store.Collection[*pfspb.ProjectInfo]
+	repos    store.Collection[*pfspb.RepoInfo]
+	branches store.Collection[*recordpb.BranchRecord]
+	commits  store.Collection[*recordpb.CommitRecord]
+	layers   store.Collection[*recordpb.LayerRecord]
+	defaults store.Collection[*ppspb.GetProjectDefaultsResponse] // of projects; written by package pps
+
+	groups    sync.Map // one-shot commits that wait for each other, by branch key
+	compactor *compactor
+	sweeps    chan struct{} // wakes the sweep of deleted repos; holds one
+}
+
+// New returns the service. It reads and starts nothing.
+func New(cfg Config) (*Service, error) {
+	if cfg.Store == nil || cfg.Bucket == nil {
+		return nil, errors.New("pfs: a store and a bucket must be given")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	s := &Service{
+		store:    cfg.Store,
+		bucket:   cfg.Bucket,
+		log:      cfg.Logger,
+		projects: store.NewCollection[*pfspb.ProjectInfo](projectPrefix),
+		repos:    store.NewCollection[*pfspb.RepoInfo](repoPrefix),
+		branches: store.NewCollection[*recordpb.BranchRecord](branchPrefix),
+		commits:  store.NewCollection[*recordpb.CommitRecord](commitPrefix),
+		layers:   store.NewCollection[*recordpb.LayerRecord](layerPrefix),
+		defaults: store.NewCollection[*ppspb.GetProjectDefaultsResponse](projectDefaultsPrefix),
+		sweeps:   make(chan struct{}, 1),
+	}
+	s.chunks = chunk.NewStore(cfg.Bucket, cfg.Chunks)
+	s.compactor = newCompactor()
+	s.files = fileset.New(s.chunks, cfg.Bucket, s, cfg.Files)
+	return s, nil
+}
+
+// Register adds the service to a gRPC server.
+func (s *Service) Register(r grpc.ServiceRegistrar) { pfspb.RegisterAPIServer(r, s) }
+
+// Init makes the project default on a store without projects.
+func (s *Service) Init(ctx context.Context) error {
+	return s.Update(ctx, func(tx *Txn) error {
+		for _, err := range s.projects.Scan(tx.Txn, "", store.ScanOptions{Limit: 1, KeysOnly: true}) {
+			return err
+		}
+		return tx.putProject(DefaultProject, "")
+	})
+}
+
+// Run does the work in the background until ctx ends: it finishes commits, folds
+// layers and sweeps what deleted repos leave. It calls Init first and returns
+// nil after ctx has ended.
+func (s *Service) Run(ctx context.Context) error {
+	if err := s.Init(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.runFinisher(ctx) })
+	g.Go(func() error { return s.runCompactor(ctx) })
+	g.Go(func() error { return s.runSweeper(ctx) })
+	if err := g.Wait(); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// Layer implements fileset.LayerSource. A layer never changes, so it is read
+// outside of any transaction. A missing one gives *LayerNotFoundError.
+func (s *Service) Layer(ctx context.Context, ref *recordpb.LayerRef) (*recordpb.LayerRecord, error) {
+	var rec *recordpb.LayerRecord
+	err := s.store.View(ctx, func(tx *store.Txn) error {
+		var ok bool
+		var err error
+		rec, ok, err = s.layers.Peek(tx, layerKey(ref.GetId()))
+		if err == nil && !ok {
+			err = &LayerNotFoundError{ID: ref.GetId()}
+		}
+		return err
+	})
+	return rec, err
+}

@@ -1,0 +1,159 @@
+package pfs
+
+import (
+	"context"
+	"errors"
+
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+	"github.com/minipachd/minipachd/store"
+)
+
+// Txn is a transaction on repos, branches and commits. All commits made in it
+// form one commit set. Like the store.Txn below it, it must not be used
+// concurrently nor after the function it was given to has returned.
+type Txn struct {
+	*store.Txn
+	s     *Service
+	setID string
+	// touched are the branches whose head or provenance changed in this set.
+	touched map[string]*pfspb.Branch
+	// made has the id of the set for every repo that got a commit in it.
+	made map[string]bool
+	// last is the newest start time given to a commit of a repo, Unix nanoseconds.
+	last map[string]int64
+}
+
+func (s *Service) newTxn(tx *store.Txn) *Txn {
+	return &Txn{Txn: tx, s: s, touched: map[string]*pfspb.Branch{}, made: map[string]bool{}, last: map[string]int64{}}
+}
+
+// Update runs fn in one transaction and, at its end, makes the commits that
+// follow downstream from the branches that fn changed. fn runs again when the
+// transaction conflicts with another, so it must have no effect but on its Txn.
+func (s *Service) Update(ctx context.Context, fn func(tx *Txn) error) error {
+	for {
+		_, err := s.store.Update(ctx, func(stx *store.Txn) error {
+			tx := s.newTxn(stx)
+			if err := fn(tx); err != nil {
+				return err
+			}
+			return tx.endSet()
+		})
+		var g *garbageError
+		if !errors.As(err, &g) {
+			return err
+		}
+		if err := s.sweepRepo(ctx, g.repo); err != nil {
+			return err
+		}
+	}
+}
+
+// View runs fn over one snapshot; fn must not write.
+func (s *Service) View(ctx context.Context, fn func(tx *Txn) error) error {
+	return s.store.View(ctx, func(tx *store.Txn) error { return fn(s.newTxn(tx)) })
+}
+
+// SetID is the id of the commit set that commits made now belong to.
+func (tx *Txn) SetID() string {
+	if tx.setID == "" {
+		tx.setID = tx.NewID()
+	}
+	return tx.setID
+}
+
+// endSet closes the current commit set: it propagates what changed downstream
+// and lets later commits of the transaction have a new set of their own. Update
+// ends with it; whoever groups independent commits into one transaction calls it
+// after each.
+func (tx *Txn) endSet() error {
+	if err := tx.propagate(); err != nil {
+		return err
+	}
+	tx.setID = ""
+	clear(tx.touched)
+	clear(tx.made)
+	return nil
+}
+
+// repoExists returns *RepoNotFoundError unless the normalized repo exists. The
+// transaction conflicts with the repo's deletion.
+func (tx *Txn) repoExists(repo *pfspb.Repo) error {
+	_, ok, err := tx.Get(repoPrefix + repoKey(repo))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return &RepoNotFoundError{Repo: repo}
+	}
+	return nil
+}
+
+// branch returns the record of a normalized branch, a copy.
+func (tx *Txn) branch(b *pfspb.Branch) (*recordpb.BranchRecord, bool, error) {
+	return tx.s.branches.Get(tx.Txn, branchKey(b))
+}
+
+// mustBranch is branch for one that has to exist: else *RepoNotFoundError or
+// *BranchNotFoundError.
+func (tx *Txn) mustBranch(b *pfspb.Branch) (*recordpb.BranchRecord, error) {
+	rec, ok, err := tx.branch(b)
+	if err != nil || ok {
+		return rec, err
+	}
+	if err := tx.repoExists(b.GetRepo()); err != nil {
+		return nil, err
+	}
+	return nil, &BranchNotFoundError{Branch: b}
+}
+
+// putBranch stores a changed branch.
+func (tx *Txn) putBranch(rec *recordpb.BranchRecord) error {
+	rec.Info.UpdatedAt = stamp(tx.Now())
+	return tx.s.branches.Put(tx.Txn, branchKey(rec.Info.Branch), rec)
+}
+
+// commit returns the record of the commit with this very id in a normalized
+// repo, a copy; else *RepoNotFoundError or *CommitNotFoundError.
+func (tx *Txn) commit(repo *pfspb.Repo, id string) (*recordpb.CommitRecord, error) {
+	rec, ok, err := tx.lookup(repo, id)
+	if err != nil || ok {
+		return rec, err
+	}
+	return nil, &CommitNotFoundError{Commit: &pfspb.Commit{Repo: repo, Id: id}}
+}
+
+// lookup is commit with a missing commit, but not a missing repo, as no error.
+// An entry of the id index whose commit is gone counts as missing.
+func (tx *Txn) lookup(repo *pfspb.Repo, id string) (*recordpb.CommitRecord, bool, error) {
+	found, err := tx.GetMulti([]string{repoPrefix + repoKey(repo), idKey(id, repo)}, true)
+	if err != nil {
+		return nil, false, err
+	}
+	if found[0] == nil {
+		return nil, false, &RepoNotFoundError{Repo: repo}
+	}
+	if found[1] == nil {
+		return nil, false, nil
+	}
+	return tx.s.commits.Get(tx.Txn, commitKey(repo, string(found[1])))
+}
+
+// putCommit stores a commit. Its layers are the caller's to store.
+func (tx *Txn) putCommit(rec *recordpb.CommitRecord) error {
+	rec.Info.UpdatedAt = stamp(tx.Now())
+	return tx.s.commits.Put(tx.Txn, commitKey(rec.Info.Commit.Repo, rec.Order), rec)
+}
+
+// state tells how far a commit is, READY left aside.
+func state(info *pfspb.CommitInfo) pfspb.CommitState {
+	switch {
+	case info.GetFinished() != nil:
+		return pfspb.CommitState_FINISHED
+	case info.GetFinishing() != nil:
+		return pfspb.CommitState_FINISHING
+	default:
+		return pfspb.CommitState_STARTED
+	}
+}
