@@ -1,0 +1,209 @@
+//go:build unix
+
+package process
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	goruntime "runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keeperEnv makes a start of the executable a keeper.
+const keeperEnv = "MINIPACHD_WORKER_INIT"
+
+// initCalled guards New: without MaybeInit in main, a keeper would be a second
+// daemon (or a second run of all tests).
+var initCalled atomic.Bool
+
+// MaybeInit turns this process into a keeper if it was started as one, and then
+// never returns; otherwise it does nothing. main, and TestMain of packages that
+// start workers, call it before anything else, on the main goroutine.
+func MaybeInit() {
+	initCalled.Store(true)
+	if os.Getenv(keeperEnv) == "" {
+		return
+	}
+	// The program dies with the thread that forks it, so that thread must
+	// live as long as the keeper: this goroutine never leaves it.
+	goruntime.LockOSThread()
+	os.Exit(keep())
+}
+
+// keep is the life of a keeper; it returns the exit status.
+func keep() int {
+	syscall.CloseOnExec(controlFD)
+	file := os.NewFile(controlFD, "control")
+	conn, err := net.FileConn(file)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s is set, but descriptor %d is not the socket of a pachd: %v\n", keeperEnv, controlFD, err)
+		return 2
+	}
+	file.Close()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+
+	in, out := json.NewDecoder(conn), json.NewEncoder(conn)
+	var l launch
+	if err := in.Decode(&l); err != nil {
+		return 2 // the daemon is gone already
+	}
+	if err := becomeSubreaper(); err != nil {
+		out.Encode(report{Error: err.Error()})
+		return 1
+	}
+	if os.Getppid() != l.Daemon {
+		return 1 // it died before the parent-death signal was armed
+	}
+	pid, err := fork(&l)
+	if err != nil {
+		out.Encode(report{Error: explain(err)})
+		return 1
+	}
+	k := &keeper{program: pid}
+	out.Encode(report{PID: pid})
+
+	orders := make(chan string)
+	go func() {
+		for {
+			var c command
+			if in.Decode(&c) != nil {
+				close(orders)
+				return
+			}
+			orders <- c.Op
+		}
+	}()
+	end := k.run(orders, signals)
+	out.Encode(report{Exit: &end})
+	if end.Code < 0 {
+		return 1
+	}
+	return end.Code
+}
+
+// fork starts the program on the calling thread.
+func fork(l *launch) (int, error) {
+	attr := &syscall.ProcAttr{Dir: l.Dir, Env: l.Env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setpgid: true}}
+	setDeathSignal(attr.Sys, syscall.SIGKILL)
+	if l.As != nil {
+		attr.Sys.Credential = &syscall.Credential{Uid: l.As.UID, Gid: l.As.GID, Groups: l.As.Groups}
+	}
+	return syscall.ForkExec(l.Path, l.Args, attr)
+}
+
+// explain words an error of exec for the author of a pipeline.
+func explain(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return "no such file or directory (is the interpreter named in its first line installed?)"
+	case errors.Is(err, syscall.ENOEXEC):
+		return "exec format error (a script needs a first line such as #!/bin/sh)"
+	}
+	return err.Error()
+}
+
+// keeper watches over one program and all its descendants.
+type keeper struct {
+	program int
+	reaped  bool // the program's pid is no longer ours to signal
+	killing bool
+	asked   bool // to terminate: descendants may outlive the program for the grace period
+	end     ending
+}
+
+// reaping is a child that ended.
+type reaping struct {
+	pid    int
+	status syscall.WaitStatus
+}
+
+// run returns when no descendant is left.
+func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
+	children := make(chan reaping)
+	go reap(children)
+	var again <-chan time.Time
+	for {
+		select {
+		case op, ok := <-orders:
+			if !ok {
+				orders = nil // the daemon died
+			}
+			if ok && op == opTerm {
+				k.asked = true
+				k.signalAll(syscall.SIGTERM)
+				k.signalAll(syscall.SIGCONT) // a stopped process handles nothing
+			} else {
+				k.killing = true
+			}
+		case <-signals:
+			k.killing = true
+		case <-again:
+		case c, ok := <-children:
+			if !ok {
+				k.killGroupLeftovers()
+				return k.end
+			}
+			if c.pid == k.program {
+				k.reaped = true
+				k.end = endingOf(c.status)
+				k.killing = k.killing || !k.asked
+			}
+		}
+		if k.killing {
+			// Each death can hand us orphans that forked while we looked,
+			// hence again after every reaping, and by the clock to be sure.
+			k.signalAll(syscall.SIGKILL)
+			again = time.After(100 * time.Millisecond)
+		}
+	}
+}
+
+// reap collects children until there are none, then closes the channel. On Linux
+// orphaned descendants become children, so none left means all gone.
+func reap(to chan<- reaping) {
+	defer close(to)
+	for {
+		var r reaping
+		var err error
+		r.pid, err = syscall.Wait4(-1, &r.status, 0, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		to <- r
+	}
+}
+
+// signalAll sends sig to the program's group and to every other descendant.
+func (k *keeper) signalAll(sig syscall.Signal) {
+	if !k.reaped {
+		syscall.Kill(-k.program, sig)
+	}
+	for _, p := range descendants(os.Getpid()) {
+		if k.reaped || p.group != k.program {
+			syscall.Kill(p.pid, sig)
+		}
+	}
+}
+
+func endingOf(ws syscall.WaitStatus) ending {
+	e := ending{Code: ws.ExitStatus(), Ended: time.Now().UnixNano()}
+	if ws.Signaled() {
+		e.Code, e.Signal = -1, unix.SignalName(ws.Signal())
+		if e.Signal == "" {
+			e.Signal = ws.Signal().String()
+		}
+	}
+	return e
+}

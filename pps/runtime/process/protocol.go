@@ -1,0 +1,54 @@
+//go:build unix
+
+package process
+
+// The daemon and a keeper exchange JSON values over a socket pair, descriptor
+// controlFD in the keeper. The daemon sends one launch, then any number of
+// commands. The keeper sends one report with PID or Error; after a PID it
+// sends one more, with Exit, when the last process is gone.
+
+// controlFD is the keeper's end of the socket pair.
+const controlFD = 3
+
+// launch is what a keeper starts. Standard input, output and error are the keeper's own.
+type launch struct {
+	Path   string   `json:"path"`
+	Args   []string `json:"args"`
+	Env    []string `json:"env"`
+	Dir    string   `json:"dir"`
+	As     *account `json:"as,omitempty"`
+	Daemon int      `json:"daemon"`
+}
+
+// account is whom a worker runs as.
+type account struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty"`
+
+	name, home string
+}
+
+// command is an order to a keeper: opTerm or opKill.
+type command struct {
+	Op string `json:"op"`
+}
+
+const (
+	opTerm = "term" // SIGTERM to all, then wait for them
+	opKill = "kill" // SIGKILL to all
+)
+
+// report is what a keeper has to say.
+type report struct {
+	PID   int     `json:"pid,omitempty"`
+	Error string  `json:"error,omitempty"`
+	Exit  *ending `json:"exit,omitempty"`
+}
+
+// ending is how the program itself ended.
+type ending struct {
+	Code   int    `json:"code"`   // -1 after a signal
+	Signal string `json:"signal"` // "SIGKILL"
+	Ended  int64  `json:"ended"`  // Unix nanoseconds
+}

@@ -1,0 +1,324 @@
+package scheduler
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/minipachd/minipachd/pps/logs"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+	"github.com/minipachd/minipachd/store"
+)
+
+const (
+	stStarting = ppspb.PipelineState_PIPELINE_STARTING
+	stRunning  = ppspb.PipelineState_PIPELINE_RUNNING
+	stCrashing = ppspb.PipelineState_PIPELINE_CRASHING
+	stPaused   = ppspb.PipelineState_PIPELINE_PAUSED
+	stFailure  = ppspb.PipelineState_PIPELINE_FAILURE
+)
+
+func stopped(r *recordpb.PipelineRecord)  { r.Generation, r.Info.Stopped = r.Generation+100, true }
+func started2(r *recordpb.PipelineRecord) { r.Generation += 200 }
+func workers(n uint64) func(*recordpb.PipelineRecord) {
+	return func(r *recordpb.PipelineRecord) { r.Info.Parallelism = n }
+}
+func env(name, value string) func(*recordpb.PipelineRecord) {
+	return func(r *recordpb.PipelineRecord) { r.Info.Details.Transform.Env[name] = value }
+}
+
+func TestRun_StartsAgainWhateverTheEnd(t *testing.T) {
+	d := start(t, newStore(t))
+	d.put(d.spout(1))
+	f := d.crew.next()
+	if f.Pod != "p.s-v1-0" {
+		t.Error(f.Pod)
+	}
+	d.status(stRunning, 1, "")
+	f.tell("0")
+	f.said("")
+	d.status(stStarting, 0, "exit status 0 after")
+	d.crew.nobody()
+	d.clock.advance(time.Second)
+	f = d.crew.next()
+	d.status(stRunning, 1, "")
+	f.tell(`7 "first\nboom"`)
+	f.said("")
+	st := d.status(stCrashing, 0, `: "boom"; next start at 2026-01-01T00:00:03Z`)
+	if !strings.HasPrefix(st.GetReason(), "exit status 7 after") || !strings.HasSuffix(st.GetRecentError(), "first\nboom") || st.GetStarts() != 2 {
+		t.Error(st)
+	}
+	d.clock.advance(2 * time.Second)
+	f = d.crew.next()
+	d.status(stCrashing, 1, "started again at 2026-01-01T00:00:03Z")
+	d.clock.advance(10 * time.Second)
+	d.status(stRunning, 1, "")
+	syscall.Kill(f.PID, syscall.SIGKILL)
+	d.status(stCrashing, 0, "signal SIGKILL after")
+	d.clock.advance(4 * time.Second)
+	f = d.crew.next()
+	d.clock.advance(10 * time.Minute)
+	f.tell("1")
+	d.status(stStarting, 0, "exit status 1")
+	d.clock.advance(time.Second)
+	d.crew.next()
+	if st := d.status(stRunning, 1, ""); st.GetStarts() != 5 {
+		t.Error(st)
+	}
+}
+
+func TestRun_StopStartDelete(t *testing.T) {
+	d := start(t, newStore(t))
+	d.put(d.spout(1))
+	f := d.crew.next()
+	d.status(stRunning, 1, "")
+	d.put(d.spout(1, stopped))
+	f.said("term")
+	f.said("")
+	if st := d.status(stPaused, 0, ""); st.GetGeneration() != 101 || st.GetReason() != "" {
+		t.Error(st)
+	}
+	d.crew.nobody()
+	d.put(d.spout(1, started2))
+	f = d.crew.next()
+	if st := d.status(stRunning, 1, ""); st.GetStarts() != 2 {
+		t.Error(st)
+	}
+	d.put(nil)
+	f.said("term")
+	f.said("")
+	d.await(func(st *recordpb.PipelineStatus) bool { return st == nil })
+	// The next one of that name has nothing to do with it.
+	d.put(d.spout(1, func(r *recordpb.PipelineRecord) { r.Info.SpecCommit.Id = "other"; r.Generation = 300 }))
+	d.crew.next()
+	if st := d.status(stRunning, 1, ""); st.GetStarts() != 1 {
+		t.Error(st)
+	}
+}
+
+func TestRun_UpdateStartsWhenTheOldAreGone(t *testing.T) {
+	d := start(t, newStore(t), func(c *Config) { c.Grace = 200 * time.Millisecond })
+	d.put(d.spout(1, workers(2), env("TEST_STUBBORN", "1")))
+	old := []*fellow{d.crew.next(), d.crew.next()}
+	if old[0].Pod == old[1].Pod {
+		t.Errorf("two workers are %s", old[0].Pod)
+	}
+	d.status(stRunning, 2, "")
+	d.put(d.spout(2))
+	d.status(stStarting, 2, "waiting for the workers of the earlier version")
+	f := d.crew.next()
+	if f.Mark != "v2" {
+		t.Error(f.Mark)
+	}
+	for _, f := range old {
+		f.said("term")
+		if err := syscall.Kill(f.PID, 0); err != syscall.ESRCH {
+			t.Errorf("worker %s of the old version: %v", f.Pod, err)
+		}
+		f.said("")
+	}
+	d.status(stRunning, 1, "")
+}
+
+func TestRun_WhatCannotRun(t *testing.T) {
+	d := start(t, newStore(t))
+	d.put(d.spout(1, func(r *recordpb.PipelineRecord) { r.Info.Details.Transform.Cmd = nil }))
+	d.status(stFailure, 0, "nothing to run: no transform.cmd")
+	d.put(d.spout(2, func(r *recordpb.PipelineRecord) { r.Info.Details.Transform.Cmd = []string{"no-such-command"} }))
+	d.status(stCrashing, 0, `command "no-such-command" not found on PATH`)
+	d.put(d.spout(3, func(r *recordpb.PipelineRecord) { r.Info.Details.Transform.WorkingDir = "/no/such" }))
+	d.status(stCrashing, 0, "working directory /no/such does not exist")
+	d.put(d.spout(4))
+	d.crew.next()
+	d.status(stRunning, 1, "")
+	d.crew.nobody()
+}
+
+func TestRun_EndStopsAllAndHandsOver(t *testing.T) {
+	etcd := newStore(t)
+	first := start(t, etcd)
+	first.put(first.spout(1, workers(3)))
+	fellows := []*fellow{first.crew.next(), first.crew.next(), first.crew.next()}
+	first.status(stRunning, 3, "")
+	second := start(t, etcd)
+	second.crew = first.crew
+	first.crew.nobody()
+	first.stop()
+	for _, f := range fellows {
+		f.said("term")
+		f.said("")
+	}
+	first.crew.next()
+	if st := second.status(stRunning, 3, ""); st.GetStarts() != 6 {
+		t.Error(st) // counted on
+	}
+}
+
+// What a daemon leaves behind that was killed: a claim with a live lease.
+func TestRun_TakesOverItsOwnClaimAtOnce(t *testing.T) {
+	etcd := newStore(t)
+	dir := t.TempDir()
+	dead := &owner{store: etcd, log: New(Config{}).log, ttl: time.Hour, dir: dir}
+	if !dead.acquire(t.Context()) {
+		t.Fatal("not the owner")
+	}
+	dead.lock.Close()
+	d := start(t, etcd, func(c *Config) { c.DataDir = dir })
+	d.put(d.spout(1))
+	d.crew.next()
+	if other, _, err := dead.try(t.Context()); err != nil || other != nil {
+		t.Errorf("the same daemon: %v, %v", other, err)
+	}
+	t.Cleanup(func() { dead.current().Close() })
+}
+
+func TestOwner_TwoOnOneDirectoryExclude(t *testing.T) {
+	etcd, dir := newStore(t), t.TempDir()
+	log := New(Config{}).log
+	first := &owner{store: etcd, log: log, ttl: time.Hour, dir: dir}
+	defer first.close()
+	if !first.acquire(t.Context()) {
+		t.Fatal("not the owner")
+	}
+	second := &owner{store: etcd, log: log, ttl: time.Hour, dir: dir}
+	defer second.close()
+	second.identify()
+	if other, _, err := second.try(t.Context()); err != nil || other == nil || other.PID != os.Getpid() {
+		t.Errorf("second on the directory: %v, %v", other, err)
+	}
+}
+
+func TestRun_LostLeaseIsRenewedAndWorkersLive(t *testing.T) {
+	d := start(t, newStore(t), func(c *Config) { c.LeaseTTL = 2 * time.Second })
+	d.put(d.spout(1))
+	f := d.crew.next()
+	d.status(stRunning, 1, "")
+	lost := d.sched.owner.current()
+	if _, err := d.store.Client().Revoke(t.Context(), lost.ID()); err != nil {
+		t.Fatal(err)
+	}
+	f.tell("2") // the status of this end needs the new lease
+	f.said("")
+	d.status(stStarting, 0, "exit status 2")
+	if d.sched.owner.current() == lost {
+		t.Error("written without a lease")
+	}
+	d.clock.advance(time.Second)
+	d.crew.next()
+}
+
+func TestRun_LogLines(t *testing.T) {
+	d := start(t, newStore(t))
+	d.put(d.spout(1, func(r *recordpb.PipelineRecord) {
+		r.Info.UserSpecJson = `{"transform": {"image": "python:3"}}`
+		r.Info.Details.Transform.AcceptReturnCode = []int64{4}
+	}))
+	f := d.crew.next()
+	f.tell("a line")
+	f.tell("4")
+	d.status(stStarting, 0, "")
+	d.clock.advance(time.Second)
+	f = d.crew.next()
+	f.tell("3")
+	d.status(stCrashing, 0, "")
+	var got []string
+	err := d.logs.Read(t.Context(), logs.Query{Project: "p", Pipeline: "s"}, func(m *ppspb.LogMessage) error {
+		words := strings.Fields(strings.TrimSpace(m.GetMessage()))
+		for i, w := range words {
+			if _, err := time.ParseDuration(strings.TrimSuffix(w, ":")); err == nil {
+				words[i] = "D" + w[len(strings.TrimSuffix(w, ":")):]
+			}
+		}
+		got = append(got, fmt.Sprint(m.GetWorkerId(), " ", m.GetUser(), " ", strings.Join(words, " ")))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		` false transform.image "python:3" means nothing to the process runtime: the command runs on this machine as it is`,
+		"p.s-v1-0 false beginning to run user code",
+		"p.s-v1-0 true a line",
+		"p.s-v1-0 false finished running user code after D",
+		"p.s-v1-0 false beginning to run user code",
+		"p.s-v1-0 false errored running user code after D: exit status 3",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWorkerSpec_EnvironmentAndContext(t *testing.T) {
+	d := start(t, newStore(t))
+	d.sched.cfg.Address = "0.0.0.0:1234"
+	record := d.spout(5, env("PACHD_ADDRESS", "grpc://mine:1"), env("PPS_PIPELINE_NAME", "forged"), env("B", "x"))
+	delete(record.Info.Details.Transform.Env, "TEST_CREW")
+	delete(record.Info.Details.Transform.Env, "TEST_MARK")
+	spec, _ := d.sched.workerSpec(2, record.Info)
+	want := []string{
+		"PACH_IN_WORKER=true", "PACH_NAMESPACE=default", "PACHD_ADDRESS=grpc://127.0.0.1:1234",
+		"PACHD_SERVICE_HOST=127.0.0.1", "PACHD_SERVICE_PORT=1234",
+		"PACHD_PEER_SERVICE_HOST=127.0.0.1", "PACHD_PEER_SERVICE_PORT=1234", "PEER_PORT=1234",
+		"B=x", "PACHD_ADDRESS=grpc://mine:1", "PPS_PIPELINE_NAME=forged", // later ones count
+		"PPS_PIPELINE_NAME=s", "PPS_PROJECT_NAME=p", "PPS_SPEC_COMMIT=" + record.Info.SpecCommit.Id,
+		"PPS_POD_NAME=p.s-v5-2", "PPS_WORKER_IP=127.0.0.1", "PPS_WORKER_ORDINAL=2",
+	}
+	if diff := cmp.Diff(want, spec.Env); diff != "" {
+		t.Error(diff)
+	}
+	var config map[string]any
+	if err := json.Unmarshal(spec.ConfigFile, &config); err != nil {
+		t.Fatal(err)
+	}
+	delete(config, "user_id")
+	wantConfig := map[string]any{"v2": map[string]any{
+		"active_context": "default", "metrics": false,
+		"contexts": map[string]any{"default": map[string]any{
+			"pachd_address": "grpc://127.0.0.1:1234", "session_token": "", "project": "p",
+		}},
+	}}
+	if diff := cmp.Diff(wantConfig, config); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestReport_NoStatusWithoutPipelineOrLease(t *testing.T) {
+	d := start(t, newStore(t))
+	d.put(d.spout(1))
+	d.crew.next()
+	d.status(stRunning, 1, "")
+	r := newReporter(d.sched, "p/none")
+	defer r.close()
+	if err := r.write(t.Context(), &recordpb.PipelineStatus{Starts: 1}); err != nil {
+		t.Error(err)
+	}
+	if st := r.load(); st != nil {
+		t.Errorf("a status of nothing: %v", st)
+	}
+	if _, err := d.store.Update(t.Context(), func(tx *store.Txn) error {
+		tx.Put(ownerKey, []byte(`{"id":"another"}`))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	other := newReporter(d.sched, "p/s")
+	defer other.close()
+	if err := other.write(t.Context(), &recordpb.PipelineStatus{Starts: 99}); err == nil {
+		t.Error("written without owning the spouts")
+	}
+}
+
+func TestLockFile_NeedsADirectory(t *testing.T) {
+	if f, err := lockFile(filepath.Join(t.TempDir(), "none", "x")); err == nil {
+		f.Close()
+		t.Error("no error")
+	}
+}

@@ -1,0 +1,113 @@
+package scheduler
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+)
+
+// crashing is the condition of a slot or pipeline beside the phases.
+const crashing phase = -1
+
+// condition is where the pipeline as a whole is: idle (paused, gone, failed),
+// starting, running or crashing. One crashing slot makes the pipeline crashing; one
+// running slot is enough for running.
+func (s *state) condition(p policy, now time.Time) phase {
+	if s.target.wanted() == 0 {
+		return idle
+	}
+	c := starting
+	for _, l := range s.slots {
+		if l.crashing(p, now) {
+			return crashing
+		}
+		if l.phase == running {
+			c = running
+		}
+	}
+	return c
+}
+
+// crashing tells whether the worker failed repeatedly, or could not even be
+// started, and has not been up for a while since.
+func (l slot) crashing(p policy, now time.Time) bool {
+	if l.failures < p.crashAfter && !l.unable {
+		return false
+	}
+	return !(l.phase == running && now.Sub(l.started) >= p.settle) && l.phase != stopping
+}
+
+// status puts a state into words.
+func (s *state) status(p policy, now time.Time) *recordpb.PipelineStatus {
+	st := &recordpb.PipelineStatus{
+		Starts:      s.starts,
+		RecentError: s.recentError,
+		Generation:  s.target.generation,
+	}
+	var next time.Time
+	for _, l := range s.slots {
+		if l.phase == running || l.phase == stopping {
+			st.WorkersAvailable++
+		}
+		if l.phase == waiting && (next.IsZero() || l.nextStart.Before(next)) {
+			next = l.nextStart
+		}
+	}
+	if !next.IsZero() {
+		st.NextStart = timestamppb.New(next)
+	}
+	if !s.upSince.IsZero() {
+		st.WorkersStartedAt = timestamppb.New(s.upSince)
+	}
+	switch c := s.condition(p, now); {
+	case s.target.failure != "":
+		st.State, st.Reason = ppspb.PipelineState_PIPELINE_FAILURE, s.target.failure
+	case s.target.paused:
+		st.State = ppspb.PipelineState_PIPELINE_PAUSED
+	case s.target.halted:
+		st.State, st.Reason = ppspb.PipelineState_PIPELINE_STARTING, "pachd has shut down"
+	case c == crashing:
+		st.State, st.Reason = ppspb.PipelineState_PIPELINE_CRASHING, s.reason(p, now, true)
+	case c == running:
+		st.State = ppspb.PipelineState_PIPELINE_RUNNING
+	default:
+		st.State, st.Reason = ppspb.PipelineState_PIPELINE_STARTING, s.reason(p, now, false)
+	}
+	if s.notice != "" && s.target.wanted() > 0 {
+		st.Reason = strings.TrimPrefix(st.Reason+"; "+s.notice, "; ")
+	}
+	return st
+}
+
+// reason explains why not all is well, by the first slot that can tell.
+func (s *state) reason(p policy, now time.Time, crash bool) string {
+	if s.stale() {
+		return "waiting for the workers of the earlier version to end"
+	}
+	for i, l := range s.slots {
+		if l.why == "" || crash != l.crashing(p, now) {
+			continue
+		}
+		text := l.why
+		if len(s.slots) > 1 {
+			text = fmt.Sprintf("worker %d: %s", i, text)
+		}
+		switch l.phase {
+		case waiting:
+			text += "; next start at " + stamp(l.nextStart)
+		case running:
+			text += "; started again at " + stamp(l.started)
+		case starting:
+			text += "; starting again"
+		}
+		return text
+	}
+	return ""
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

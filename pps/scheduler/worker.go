@@ -1,0 +1,154 @@
+package scheduler
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/minipachd/minipachd/pps/logs"
+	"github.com/minipachd/minipachd/pps/runtime"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+)
+
+// workerSpec describes one start of the worker in a slot, and opens its log.
+func (s *Scheduler) workerSpec(slot int, info *ppspb.PipelineInfo) (runtime.Spec, *logs.Writer) {
+	transform := info.GetDetails().GetTransform()
+	spec := runtime.Spec{
+		Project:     projectOf(info),
+		Pipeline:    info.GetPipeline().GetName(),
+		Version:     info.GetVersion(),
+		Worker:      slot,
+		Incarnation: strings.ToLower(rand.Text()),
+		Cmd:         transform.GetCmd(),
+		Stdin:       transform.GetStdin(),
+		WorkingDir:  transform.GetWorkingDir(),
+		User:        transform.GetUser(),
+	}
+	// The dot keeps a-b.c and a.b-c apart: names have none.
+	spec.WorkerID = fmt.Sprintf("%s.%s-v%d-%d", spec.Project, spec.Pipeline, spec.Version, slot)
+	host, port := dialable(s.cfg.Address)
+	spec.Env = environment(&spec, info, host, port)
+	spec.ConfigFile = contextFile(spec.Project, host, port)
+	log := s.cfg.Logs.Writer(logs.Key{
+		Project: spec.Project, Pipeline: spec.Pipeline, Version: spec.Version,
+		WorkerID: spec.WorkerID, Incarnation: spec.Incarnation,
+	})
+	spec.Stdout, spec.Stderr = log.Stdout(), log.Stderr()
+	return spec, log
+}
+
+func projectOf(info *ppspb.PipelineInfo) string {
+	return orElse(info.GetPipeline().GetProject().GetName(), "default")
+}
+
+// dialable splits an address; one that stands for all of this host becomes loopback.
+func dialable(address string) (host, port string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address, ""
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return host, port
+}
+
+// environment is what a worker is told, by every runtime alike. The spec's own
+// variables replace ours, except for the names that say who the worker is.
+func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port string) []string {
+	env := []string{
+		"PACH_IN_WORKER=true",
+		"PACH_NAMESPACE=default",
+		"PACHD_ADDRESS=grpc://" + net.JoinHostPort(host, port),
+		"PACHD_SERVICE_HOST=" + host,
+		"PACHD_SERVICE_PORT=" + port,
+		"PACHD_PEER_SERVICE_HOST=" + host,
+		"PACHD_PEER_SERVICE_PORT=" + port,
+		"PEER_PORT=" + port,
+	}
+	own := info.GetDetails().GetTransform().GetEnv()
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		env = append(env, name+"="+own[name])
+	}
+	return append(env,
+		"PPS_PIPELINE_NAME="+spec.Pipeline,
+		"PPS_PROJECT_NAME="+spec.Project,
+		"PPS_SPEC_COMMIT="+info.GetSpecCommit().GetId(),
+		"PPS_POD_NAME="+spec.WorkerID,
+		"PPS_WORKER_IP=127.0.0.1",
+		"PPS_WORKER_ORDINAL="+strconv.Itoa(spec.Worker),
+	)
+}
+
+// contextFile is a client's config.json with one context, for this daemon and
+// the pipeline's project.
+func contextFile(project, host, port string) []byte {
+	type context struct {
+		Address string `json:"pachd_address"`
+		Token   string `json:"session_token"`
+		Project string `json:"project"`
+	}
+	type v2 struct {
+		Active   string             `json:"active_context"`
+		Contexts map[string]context `json:"contexts"`
+		Metrics  bool               `json:"metrics"`
+	}
+	data, err := json.MarshalIndent(struct {
+		UserID string `json:"user_id"`
+		V2     v2     `json:"v2"`
+	}{
+		uuid.NewString(),
+		v2{"default", map[string]context{"default": {"grpc://" + net.JoinHostPort(host, port), "", project}}, false},
+	}, "", "  ")
+	if err != nil {
+		panic(err) // strings only: cannot be
+	}
+	return append(data, '\n')
+}
+
+// verdict is the log line about an end.
+func verdict(end runtime.Exit, info *ppspb.PipelineInfo) string {
+	took := rounded(end.Ended.Sub(end.Started))
+	accepted := info.GetDetails().GetTransform().GetAcceptReturnCode()
+	if end.Err == nil && end.Signal == "" && (end.Code == 0 || slices.Contains(accepted, int64(end.Code))) {
+		return fmt.Sprintf("finished running user code after %v", took)
+	}
+	return fmt.Sprintf("errored running user code after %v: %v", took, end)
+}
+
+// wording gives an end as a line for the reason and as a text for recent_error.
+func wording(end runtime.Exit) (why, long string) {
+	why = fmt.Sprintf("%v after %v", end, rounded(end.Ended.Sub(end.Started)))
+	long = why
+	tail := strings.TrimSpace(strings.ToValidUTF8(end.StderrTail, "\uFFFD"))
+	if tail != "" {
+		long += ": " + tail
+		last := tail[strings.LastIndexByte(tail, '\n')+1:]
+		why = fmt.Sprintf("%s: %q", why, clip(last, 300))
+	}
+	return why, long
+}
+
+// clip shortens to n bytes at most, at a character.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
+// rounded drops digits that tell nothing.
+func rounded(d time.Duration) time.Duration {
+	if d > time.Second {
+		return d.Round(10 * time.Millisecond)
+	}
+	return max(0, d.Round(time.Millisecond))
+}
