@@ -1,0 +1,85 @@
+package pps
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/minipachd/minipachd/pps/logs"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+)
+
+// defaultSince is how far back GetLogs looks unless told otherwise.
+const defaultSince = 24 * time.Hour
+
+// GetLogs implements pps_v2.API for the lines of a pipeline's workers. Lines
+// match either value of master and come back with the value asked for. With
+// follow the stream ends when the client goes away or the pipeline is deleted.
+func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsServer) error {
+	ctx := stream.Context()
+	hasPipeline, hasJob := req.GetPipeline().GetName() != "", req.GetJob().GetId() != ""
+	ofDatum := req.GetDatum().GetId() != "" || len(req.GetDataFilters()) > 0
+	switch {
+	case !hasPipeline && !hasJob && ofDatum:
+		return errors.New("must specify the Job or Pipeline that the datum is from to get logs for it")
+	case !hasPipeline && !hasJob:
+		return unimplemented("this server does not serve its own log; name a pipeline to get the logs of its workers")
+	case hasJob:
+		return s.jobLogs(req)
+	}
+	p, err := target(req.GetPipeline())
+	if err != nil {
+		return err
+	}
+	if err := s.exists(ctx, p); err != nil {
+		return fmt.Errorf("could not get pipeline information for %s: %w", key(p), err)
+	}
+	since := defaultSince
+	if d := req.GetSince(); d != nil {
+		if err := d.CheckValid(); err != nil {
+			return invalid("get logs: since: %v", err)
+		}
+		if d.AsDuration() > 0 {
+			since = d.AsDuration()
+		}
+	}
+	if ofDatum && !req.GetFollow() {
+		return nil // no line of a spout is about a datum
+	}
+	query := logs.Query{
+		Project:  projectName(p.GetProject()),
+		Pipeline: p.GetName(),
+		Since:    time.Now().Add(-since),
+		Tail:     req.GetTail(),
+		Follow:   req.GetFollow(),
+	}
+	err = s.logs.Read(ctx, query, func(msg *ppspb.LogMessage) error {
+		if ofDatum {
+			return nil
+		}
+		msg.Master = req.GetMaster()
+		return stream.Send(msg)
+	})
+	if err != nil && ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	if errors.Is(err, logs.ErrClosed) {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return err
+}
+
+// jobLogs answers a request for the logs of a job, which no spout has.
+func (s *Service) jobLogs(req *ppspb.GetLogsRequest) error {
+	job := req.GetJob()
+	if job.GetPipeline().GetName() == "" {
+		return errors.New("pipeline must be specified for the given job")
+	}
+	if req.GetPipeline().GetName() != "" && key(req.GetPipeline()) != key(job.GetPipeline()) {
+		return errors.New("job is from the wrong pipeline")
+	}
+	return &JobNotFoundError{Job: job}
+}

@@ -1,0 +1,124 @@
+package pps
+
+import (
+	"context"
+
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+)
+
+// A spout has no jobs and no datums, so lists of them are empty and each one
+// that is asked for is missing.
+
+// jobMissing checks the form of a job and then says that it does not exist.
+func jobMissing(job *ppspb.Job) error {
+	if job == nil {
+		return invalid("validate request: a job must be given")
+	}
+	if _, err := target(job.GetPipeline()); err != nil {
+		return err
+	}
+	return &JobNotFoundError{Job: job}
+}
+
+// InspectJob implements pps_v2.API.
+func (s *Service) InspectJob(_ context.Context, req *ppspb.InspectJobRequest) (*ppspb.JobInfo, error) {
+	return nil, jobMissing(req.GetJob())
+}
+
+// InspectJobSet implements pps_v2.API.
+func (s *Service) InspectJobSet(*ppspb.InspectJobSetRequest, ppspb.API_InspectJobSetServer) error {
+	return nil
+}
+
+// ListJob implements pps_v2.API.
+func (s *Service) ListJob(req *ppspb.ListJobRequest, stream ppspb.API_ListJobServer) error {
+	if _, err := compileJQ(req.GetJqFilter()); err != nil {
+		return err
+	}
+	if req.GetPipeline().GetName() == "" {
+		return nil
+	}
+	p, err := target(req.GetPipeline())
+	if err != nil {
+		return err
+	}
+	return s.exists(stream.Context(), p)
+}
+
+// ListJobSet implements pps_v2.API.
+func (s *Service) ListJobSet(req *ppspb.ListJobSetRequest, _ ppspb.API_ListJobSetServer) error {
+	_, err := compileJQ(req.GetJqFilter())
+	return err
+}
+
+// SubscribeJob implements pps_v2.API: it waits for jobs until the client goes away.
+func (s *Service) SubscribeJob(req *ppspb.SubscribeJobRequest, stream ppspb.API_SubscribeJobServer) error {
+	p, err := target(req.GetPipeline())
+	if err != nil {
+		return err
+	}
+	ctx := stream.Context()
+	if err := s.exists(ctx, p); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return status.FromContextError(ctx.Err()).Err()
+}
+
+// StopJob implements pps_v2.API.
+func (s *Service) StopJob(_ context.Context, req *ppspb.StopJobRequest) (*emptypb.Empty, error) {
+	return nil, jobMissing(req.GetJob())
+}
+
+// DeleteJob implements pps_v2.API.
+func (s *Service) DeleteJob(_ context.Context, req *ppspb.DeleteJobRequest) (*emptypb.Empty, error) {
+	return nil, jobMissing(req.GetJob())
+}
+
+// UpdateJobState implements pps_v2.API.
+func (s *Service) UpdateJobState(_ context.Context, req *ppspb.UpdateJobStateRequest) (*emptypb.Empty, error) {
+	return nil, jobMissing(req.GetJob())
+}
+
+// RestartDatum implements pps_v2.API.
+func (s *Service) RestartDatum(_ context.Context, req *ppspb.RestartDatumRequest) (*emptypb.Empty, error) {
+	return nil, jobMissing(req.GetJob())
+}
+
+// InspectDatum implements pps_v2.API.
+func (s *Service) InspectDatum(_ context.Context, req *ppspb.InspectDatumRequest) (*ppspb.DatumInfo, error) {
+	return nil, jobMissing(req.GetDatum().GetJob())
+}
+
+// ListDatum implements pps_v2.API.
+func (s *Service) ListDatum(req *ppspb.ListDatumRequest, _ ppspb.API_ListDatumServer) error {
+	if req.GetInput() != nil {
+		return unimplemented("datums of an input cannot be listed: this server runs only spouts, which have no input")
+	}
+	return jobMissing(req.GetJob())
+}
+
+// CreateDatum implements pps_v2.API.
+func (s *Service) CreateDatum(ppspb.API_CreateDatumServer) error {
+	return unimplemented("datums cannot be made: this server runs only spouts, which have no input")
+}
+
+// RunPipeline implements pps_v2.API.
+func (s *Service) RunPipeline(context.Context, *ppspb.RunPipelineRequest) (*emptypb.Empty, error) {
+	return nil, unimplemented("unimplemented: a spout runs all the time and cannot be run once; use RerunPipeline")
+}
+
+// RunCron implements pps_v2.API.
+func (s *Service) RunCron(ctx context.Context, req *ppspb.RunCronRequest) (*emptypb.Empty, error) {
+	p, err := target(req.GetPipeline())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.exists(ctx, p); err != nil {
+		return nil, err
+	}
+	return nil, errNoCron
+}

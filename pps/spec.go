@@ -1,0 +1,249 @@
+package pps
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+)
+
+// maxSpecBytes bounds a spec: it is stored several times in one etcd transaction.
+const maxSpecBytes = 128 << 10
+
+// builtinDefaults is the lowest layer of every effective spec.
+const builtinDefaults = `{"datumTries":3,"outputBranch":"master","reprocessSpec":"until_success","transform":{"image":"ubuntu:20.04"}}`
+
+// userSpec is a spec as submitted.
+type userSpec struct {
+	json      string // verbatim
+	canonical []byte // with lowerCamelCase names, a merge patch
+	project   string // that the pipeline belongs to
+	update    bool   // flags in the spec itself
+	reprocess bool
+	dryRun    bool
+}
+
+// effectiveSpec is a spec with all defaults merged in.
+type effectiveSpec struct {
+	user    userSpec
+	json    string
+	request *ppspb.CreatePipelineRequest
+}
+
+func parseUserSpec(text string) (userSpec, error) {
+	if len(text) > maxSpecBytes {
+		return userSpec{}, &SpecError{Err: fmt.Errorf("the spec has %d bytes, more than %d", len(text), maxSpecBytes)}
+	}
+	canonical, err := canonicalJSON([]byte(text), (&ppspb.CreatePipelineRequest{}).ProtoReflect().Descriptor())
+	if err != nil {
+		return userSpec{}, asSpecError(err)
+	}
+	// Only for what decides how to go on; merging may still change the rest.
+	var head struct {
+		Pipeline *struct {
+			Project *struct {
+				Name string `json:"name"`
+			} `json:"project"`
+		} `json:"pipeline"`
+		Update    bool `json:"update"`
+		Reprocess bool `json:"reprocess"`
+		DryRun    bool `json:"dryRun"`
+	}
+	if err := json.Unmarshal(canonical, &head); err != nil {
+		return userSpec{}, &SpecError{Err: err}
+	}
+	spec := userSpec{json: text, canonical: canonical, project: "default", update: head.Update, reprocess: head.Reprocess, dryRun: head.DryRun}
+	if head.Pipeline != nil && head.Pipeline.Project != nil && head.Pipeline.Project.Name != "" {
+		spec.project = head.Pipeline.Project.Name
+	}
+	return spec, nil
+}
+
+// effective merges the layers, lowest first, and then the user's spec (RFC 7396).
+func (u userSpec) effective(layers ...[]byte) (*effectiveSpec, error) {
+	merged := []byte(builtinDefaults)
+	for _, layer := range append(slices.Clone(layers), u.canonical) {
+		if len(layer) == 0 {
+			continue
+		}
+		var err error
+		if merged, err = jsonpatch.MergePatch(merged, layer); err != nil {
+			return nil, &SpecError{Err: err}
+		}
+	}
+	req := &ppspb.CreatePipelineRequest{}
+	if err := protojson.Unmarshal(merged, req); err != nil {
+		return nil, &SpecError{Err: err}
+	}
+	// What one call asked for is no part of the pipeline.
+	flags := `{"update":null,"reprocess":null,"dryRun":null,"specCommit":null}`
+	req.Update, req.Reprocess, req.DryRun, req.SpecCommit = false, false, false, nil
+	if req.Pipeline != nil && req.Pipeline.GetProject().GetName() == "" {
+		req.Pipeline.Project = &pfspb.Project{Name: "default"}
+		flags = flags[:len(flags)-1] + `,"pipeline":{"project":{"name":"default"}}}`
+	}
+	merged, err := jsonpatch.MergePatch(merged, []byte(flags))
+	if err != nil {
+		return nil, &SpecError{Err: err}
+	}
+	// Marshalling again gives one order of keys, whatever the layers were.
+	var tree any
+	if err := decodeJSON(merged, &tree); err != nil {
+		return nil, &SpecError{Err: err}
+	}
+	if merged, err = encodeJSON(tree); err != nil {
+		return nil, &SpecError{Err: err}
+	}
+	return &effectiveSpec{user: u, json: string(merged), request: req}, nil
+}
+
+// sameSpec tells whether two effective specs mean the same.
+func sameSpec(a, b string) bool {
+	x, y := &ppspb.CreatePipelineRequest{}, &ppspb.CreatePipelineRequest{}
+	if protojson.Unmarshal([]byte(a), x) != nil || protojson.Unmarshal([]byte(b), y) != nil {
+		return a == b
+	}
+	return proto.Equal(x, y)
+}
+
+// fieldError reports a field that a message does not have, or has twice.
+type fieldError struct{ name, text string }
+
+func (e *fieldError) Error() string { return e.text }
+
+func asSpecError(err error) error {
+	var fe *fieldError
+	if errors.As(err, &fe) {
+		return &SpecError{Field: fe.name, Err: err}
+	}
+	return &SpecError{Err: err}
+}
+
+// canonicalJSON rewrites a JSON object that stands for a message of type desc so
+// that all field names are the lowerCamelCase ones. Values stay as they are,
+// nulls included.
+func canonicalJSON(data []byte, desc protoreflect.MessageDescriptor) ([]byte, error) {
+	var tree any
+	if err := decodeJSON(data, &tree); err != nil {
+		return nil, err
+	}
+	if _, ok := tree.(map[string]any); !ok {
+		return nil, fmt.Errorf("a JSON object is expected, not %s", kindOf(tree))
+	}
+	tree, err := canonicalMessage(tree, desc)
+	if err != nil {
+		return nil, err
+	}
+	return encodeJSON(tree)
+}
+
+func canonicalMessage(v any, desc protoreflect.MessageDescriptor) (any, error) {
+	object, ok := v.(map[string]any)
+	if !ok || desc.FullName().Parent() == "google.protobuf" {
+		return v, nil // null, or an error for protojson to report
+	}
+	out := make(map[string]any, len(object))
+	for name, value := range object {
+		fd := desc.Fields().ByJSONName(name)
+		if fd == nil {
+			fd = desc.Fields().ByTextName(name)
+		}
+		if fd == nil {
+			return nil, &fieldError{name: name, text: fmt.Sprintf("unexpected field %q in %s", name, desc.FullName())}
+		}
+		if _, twice := out[fd.JSONName()]; twice {
+			return nil, &fieldError{name: name, text: fmt.Sprintf("field %q given twice in %s", fd.JSONName(), desc.FullName())}
+		}
+		value, err := canonicalField(value, fd)
+		if err != nil {
+			return nil, err
+		}
+		out[fd.JSONName()] = value
+	}
+	return out, nil
+}
+
+func canonicalField(v any, fd protoreflect.FieldDescriptor) (any, error) {
+	if fd.IsMap() {
+		fd = fd.MapValue()
+		object, ok := v.(map[string]any)
+		if !ok || fd.Message() == nil {
+			return v, nil
+		}
+		for k, e := range object {
+			var err error
+			if object[k], err = canonicalMessage(e, fd.Message()); err != nil {
+				return nil, err
+			}
+		}
+		return object, nil
+	}
+	if fd.Message() == nil {
+		return v, nil
+	}
+	if !fd.IsList() {
+		return canonicalMessage(v, fd.Message())
+	}
+	list, ok := v.([]any)
+	if !ok {
+		return v, nil
+	}
+	for i, e := range list {
+		var err error
+		if list[i], err = canonicalMessage(e, fd.Message()); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// decodeJSON reads exactly one JSON value and keeps numbers as they are written.
+func decodeJSON(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if err := d.Decode(v); err != nil {
+		if errors.Is(err, io.EOF) {
+			return errors.New("the JSON text is empty")
+		}
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more than one JSON value")
+	}
+	return nil
+}
+
+func encodeJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(b.Bytes(), "\n"), nil
+}
+
+func kindOf(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case []any:
+		return "an array"
+	case string:
+		return "a string"
+	case bool:
+		return "a boolean"
+	default:
+		return "a number"
+	}
+}

@@ -1,0 +1,70 @@
+package pps
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+	taskpb "github.com/minipachd/minipachd/proto/taskapi"
+)
+
+var errNoCron = errors.New("pipeline doesn't have a cron input")
+
+const noSecrets = "this server keeps no secrets yet; pass values to a spout in transform.env"
+
+// CreateSecret implements pps_v2.API.
+func (s *Service) CreateSecret(context.Context, *ppspb.CreateSecretRequest) (*emptypb.Empty, error) {
+	return nil, unimplemented("create secret: " + noSecrets)
+}
+
+// DeleteSecret implements pps_v2.API.
+func (s *Service) DeleteSecret(context.Context, *ppspb.DeleteSecretRequest) (*emptypb.Empty, error) {
+	return nil, unimplemented("delete secret: " + noSecrets)
+}
+
+// ListSecret implements pps_v2.API.
+func (s *Service) ListSecret(context.Context, *emptypb.Empty) (*ppspb.SecretInfos, error) {
+	return nil, unimplemented("list secrets: " + noSecrets)
+}
+
+// InspectSecret implements pps_v2.API.
+func (s *Service) InspectSecret(context.Context, *ppspb.InspectSecretRequest) (*ppspb.SecretInfo, error) {
+	return nil, unimplemented("inspect secret: " + noSecrets)
+}
+
+// ActivateAuth implements pps_v2.API.
+func (s *Service) ActivateAuth(context.Context, *ppspb.ActivateAuthRequest) (*ppspb.ActivateAuthResponse, error) {
+	return nil, unimplemented("pipelines have no tokens: this server has no access control yet")
+}
+
+// RunLoadTest implements pps_v2.API.
+func (s *Service) RunLoadTest(context.Context, *ppspb.RunLoadTestRequest) (*ppspb.RunLoadTestResponse, error) {
+	return nil, unimplemented("load tests are not part of this server")
+}
+
+// RunLoadTestDefault implements pps_v2.API.
+func (s *Service) RunLoadTestDefault(context.Context, *emptypb.Empty) (*ppspb.RunLoadTestResponse, error) {
+	return nil, unimplemented("load tests are not part of this server")
+}
+
+// RenderTemplate implements pps_v2.API.
+func (s *Service) RenderTemplate(context.Context, *ppspb.RenderTemplateRequest) (*ppspb.RenderTemplateResponse, error) {
+	return nil, unimplemented("this server does not render jsonnet templates; submit the pipeline spec as JSON or YAML")
+}
+
+// ListTask implements pps_v2.API.
+func (s *Service) ListTask(*taskpb.ListTaskRequest, ppspb.API_ListTaskServer) error {
+	return unimplemented("this server has no task queue to list")
+}
+
+// GetKubeEvents implements pps_v2.API.
+func (s *Service) GetKubeEvents(*ppspb.LokiRequest, ppspb.API_GetKubeEventsServer) error {
+	return unimplemented("this server does not run on Kubernetes and has no events of it")
+}
+
+// QueryLoki implements pps_v2.API.
+func (s *Service) QueryLoki(*ppspb.LokiRequest, ppspb.API_QueryLokiServer) error {
+	return unimplemented("this server keeps logs itself, without Loki; use GetLogs")
+}
