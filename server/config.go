@@ -1,0 +1,82 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Config says how one daemon runs. The zero value of a field means its default.
+type Config struct {
+	// Listen is the host:port that serves gRPC and REST; port 0 takes a free one.
+	Listen string
+	// DataDir holds embedded etcd, objects, logs and workers' scratch space.
+	DataDir string
+	// EtcdEndpoints are those of an etcd cluster to use instead of the embedded one.
+	EtcdEndpoints []string
+	// EtcdUsername and EtcdPassword are sent to EtcdEndpoints when not empty.
+	EtcdUsername, EtcdPassword string
+	// EtcdCA, EtcdCert and EtcdKey are PEM files for TLS to EtcdEndpoints.
+	EtcdCA, EtcdCert, EtcdKey string
+	// Bucket is the URL of the object store; empty means a folder of DataDir.
+	Bucket string
+	// Runtime starts the workers of spouts: "process".
+	Runtime string
+	// Apply lists spec files whose pipelines are created or updated at start.
+	Apply []string
+	// Grace is how long a worker has between SIGTERM and SIGKILL.
+	Grace time.Duration
+	// Logger gets the daemon's log; nil discards it.
+	Logger *zap.Logger
+}
+
+// Defaults of the configuration, shown by pachd --help.
+const (
+	DefaultListen  = "127.0.0.1:30650"
+	DefaultDataDir = "data"
+	DefaultRuntime = "process"
+	DefaultGrace   = 30 * time.Second
+)
+
+// withDefaults fills in what is empty and refuses what cannot work.
+func (c Config) withDefaults() (Config, error) {
+	if c.Listen == "" {
+		c.Listen = DefaultListen
+	}
+	if c.DataDir == "" {
+		c.DataDir = DefaultDataDir
+	}
+	if c.Runtime == "" {
+		c.Runtime = DefaultRuntime
+	}
+	if c.Grace == 0 {
+		c.Grace = DefaultGrace
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return c, fmt.Errorf("listen address %q: %w; want host:port, for example %s", c.Listen, err, DefaultListen)
+	}
+	if c.Runtime != "process" {
+		return c, fmt.Errorf("runtime %q is not supported; supported: process", c.Runtime)
+	}
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return c, fmt.Errorf("data directory %q: %w", c.DataDir, err)
+	}
+	c.DataDir = dir
+	if c.Bucket == "" {
+		c.Bucket = "file://" + filepath.ToSlash(filepath.Join(dir, "objects"))
+	}
+	for _, e := range c.EtcdEndpoints {
+		if strings.TrimSpace(e) == "" {
+			return c, fmt.Errorf("etcd endpoints: one of %q is empty", c.EtcdEndpoints)
+		}
+	}
+	return c, nil
+}
