@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/term"
+
+	"github.com/minipachd/minipachd/server"
+)
+
+// run is main without the process around it; it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cmd := command(stdout, stderr)
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(stderr, "pachd: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// command declares every flag; each has an environment variable of the same
+// name, PACHD_ in front, upper case, dashes as underscores.
+func command(stdout, stderr io.Writer) *cobra.Command {
+	var cfg server.Config
+	var logLevel string
+	cmd := &cobra.Command{
+		Use:   "pachd",
+		Short: "Keeps spouts alive and their data versioned, over gRPC and REST",
+		Long: `pachd serves versioned repos (PFS) and pipelines (PPS), above all spouts:
+programs that run for ever, take data from outside and commit it to a repo.
+
+It needs nothing else to run: etcd is embedded, data goes to a local directory,
+workers are local processes. Ctrl-C stops it and its workers gracefully; starting
+it again continues with all data.
+
+Every flag can be given as an environment variable: --data-dir is PACHD_DATA_DIR,
+lists are separated by commas. A flag on the command line wins.`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			tty := isTerminal(stderr)
+			log, err := newLogger(stderr, logLevel, tty)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = log.Sync() }() // a terminal cannot be synced
+			cfg.Logger = log
+			return serve(cmd.Context(), cfg, stdout)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "host:port that serves gRPC and REST")
+	f.StringVar(&cfg.DataDir, "data-dir", server.DefaultDataDir, "directory for etcd, objects, logs and workers' scratch space; made if missing")
+	f.StringSliceVar(&cfg.Apply, "apply", nil, "spec file (JSON or YAML) whose pipelines are created, or updated if they differ; may be repeated")
+	f.StringVar(&cfg.Bucket, "bucket", "", "URL of the object store: file:///path, or mem:// for a throw-away one (default: the folder objects of --data-dir)")
+	f.StringVar(&cfg.Runtime, "runtime", server.DefaultRuntime, "how workers are started: process (local processes)")
+	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
+	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "host:port of etcd members to use instead of the embedded etcd")
+	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user at --etcd-endpoints")
+	f.StringVar(&cfg.EtcdPassword, "etcd-password", "", "password of --etcd-username; better given as PACHD_ETCD_PASSWORD")
+	f.StringVar(&cfg.EtcdCA, "etcd-ca", "", "PEM file of the CA that signed the certificates of --etcd-endpoints")
+	f.StringVar(&cfg.EtcdCert, "etcd-cert", "", "PEM file of the client certificate for --etcd-endpoints")
+	f.StringVar(&cfg.EtcdKey, "etcd-key", "", "PEM file of the key of --etcd-cert")
+	f.StringVar(&logLevel, "log-level", "", "debug, info, warn or error (default: warn on a terminal, info otherwise)")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return fromEnv(cmd.Flags(), os.LookupEnv) }
+	return cmd
+}
+
+// fromEnv sets the flags that the command line left alone from the environment.
+func fromEnv(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
+	var err error
+	flags.VisitAll(func(f *pflag.Flag) {
+		name := "PACHD_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		v, ok := lookup(name)
+		if err != nil || !ok || f.Changed || f.Name == "help" {
+			return
+		}
+		if e := flags.Set(f.Name, v); e != nil {
+			err = fmt.Errorf("environment variable %s: %w", name, e)
+		}
+	})
+	return err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// newLogger writes for people on a terminal and JSON lines otherwise.
+func newLogger(w io.Writer, level string, tty bool) (*zap.Logger, error) {
+	at := zapcore.InfoLevel
+	if tty {
+		at = zapcore.WarnLevel
+	}
+	if level != "" {
+		var err error
+		if at, err = zapcore.ParseLevel(level); err != nil {
+			return nil, fmt.Errorf("log level %q: want debug, info, warn or error", level)
+		}
+	}
+	cfg := zap.NewProductionEncoderConfig()
+	cfg.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	cfg.EncodeDuration = zapcore.StringDurationEncoder
+	enc := zapcore.NewJSONEncoder(cfg)
+	if tty {
+		cfg.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		cfg.EncodeLevel = zapcore.CapitalColorLevelEncoder
+		enc = zapcore.NewConsoleEncoder(cfg)
+	}
+	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(w)), at)), nil
+}
+
+// serve runs the daemon until ctx ends and tells the person in front of it what
+// they need to know.
+func serve(ctx context.Context, cfg server.Config, stdout io.Writer) error {
+	s, err := server.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	stopping := context.AfterFunc(ctx, func() { fmt.Fprintln(stdout, "\nstopping: workers first, then requests, then storage") })
+	defer stopping()
+	dir := s.DataDir()
+	if err := s.Run(ctx, func() { greet(stdout, s) }); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "stopped; all data is in %s\n", dir)
+	return nil
+}
+
+// greet prints where the daemon is and what to type next.
+func greet(w io.Writer, s *server.Server) {
+	fmt.Fprintf(w, "pachd listens on %s (gRPC, and REST under /api/)\n", s.Addr())
+	fmt.Fprintf(w, "data lies in     %s\n", s.DataDir())
+	pachctl := "go run ./cmd/pachctl"
+	if s.Addr() != server.DefaultListen {
+		pachctl = "PACHD_ADDRESS=" + s.Addr() + " " + pachctl
+	}
+	next := []string{"create pipeline -f examples/heartbeat/pipeline.json"}
+	for _, a := range s.Applied() {
+		fmt.Fprintf(w, "pipeline         %s (%s)\n", a.Pipeline, a.Action)
+	}
+	if applied := s.Applied(); len(applied) > 0 {
+		name := applied[0].Pipeline
+		next = []string{
+			"list file " + name + "@master",
+			"get file " + name + "@master:/$(date -u +%F).jsonl",
+			"logs -p " + name + " -f",
+		}
+	}
+	fmt.Fprintf(w, "\nIn a second terminal:\n")
+	for _, n := range next {
+		fmt.Fprintf(w, "  %s %s\n", pachctl, n)
+	}
+	fmt.Fprintf(w, "\nCtrl-C stops everything.\n")
+}
