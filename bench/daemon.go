@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	"github.com/minipachd/minipachd/server"
+)
+
+// daemon is the pachd under test and a plain gRPC client of it.
+type daemon struct {
+	cfg    config
+	stop   context.CancelFunc
+	done   chan error
+	conn   *grpc.ClientConn
+	pfs    pfspb.APIClient
+	random *rand.ChaCha8
+	round  int
+}
+
+func startDaemon(ctx context.Context, dir string, cfg config) (*daemon, error) {
+	s, err := server.New(ctx, server.Config{Listen: "127.0.0.1:0", DataDir: dir})
+	if err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(ctx)
+	d := &daemon{cfg: cfg, stop: stop, done: make(chan error, 1), random: rand.NewChaCha8([32]byte{1})}
+	ready := make(chan struct{})
+	go func() { d.done <- s.Run(run, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-d.done:
+		stop()
+		return nil, errors.Join(errors.New("the daemon ended at its start"), err)
+	}
+	d.conn, err = grpc.NewClient(s.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(20<<20)),
+		grpc.WithInitialWindowSize(4<<20), grpc.WithInitialConnWindowSize(8<<20))
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	d.pfs = pfspb.NewAPIClient(d.conn)
+	for i := range 9 {
+		if err := d.createRepo(ctx, fmt.Sprintf("r%d", i)); err != nil {
+			d.close()
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func (d *daemon) close() {
+	d.conn.Close()
+	d.stop()
+	<-d.done
+}
+
+func (d *daemon) measurements() []measurement {
+	return []measurement{
+		{"one-shot commit of 100 bytes, 1 client", "commits/s", floorTxn, d.oneShot(1, func(int) string { return "r0" })},
+		{"the same, 8 clients, 8 repos", "commits/s", floorTxn8, d.oneShot(8, func(w int) string { return fmt.Sprintf("r%d", w) })},
+		{"the same, 8 clients, one branch", "commits/s", floorTxn8, d.oneShot(8, func(int) string { return "r8" })},
+		{"put one incompressible file", "MB/s", floorIn, d.put("bulk", true)},
+		{"put the same bytes again elsewhere", "MB/s", floorIn, d.put("again", false)},
+		{"get it back", "MB/s", floorOut, d.get},
+		{"files of 1 KiB in one commit", "files/s", "", d.manyFiles},
+		{"list them", "ms", "", d.list},
+		{"create repo", "repos/s", floorTxn, d.repos},
+	}
+}
+
+func repo(name string) *pfspb.Repo {
+	return &pfspb.Repo{Name: name, Type: "user", Project: &pfspb.Project{Name: "default"}}
+}
+
+func head(name string) *pfspb.Commit {
+	return &pfspb.Commit{Repo: repo(name), Branch: &pfspb.Branch{Repo: repo(name), Name: "master"}}
+}
+
+func (d *daemon) createRepo(ctx context.Context, name string) error {
+	_, err := d.pfs.CreateRepo(ctx, &pfspb.CreateRepoRequest{Repo: repo(name)})
+	return err
+}
+
+// modify sends one ModifyFile stream whose messages send produces.
+func (d *daemon) modify(ctx context.Context, name string, send func(func(*pfspb.ModifyFileRequest) error) error) error {
+	stream, err := d.pfs.ModifyFile(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head(name)}}); err != nil && err != io.EOF {
+		return err
+	}
+	if err := send(stream.Send); err != nil && err != io.EOF {
+		return err
+	}
+	_, err = stream.CloseAndRecv() // an EOF of Send has its reason here
+	return err
+}
+
+func (d *daemon) oneShot(clients int, name func(worker int) string) func(context.Context) (float64, error) {
+	data := make([]byte, 100)
+	return func(ctx context.Context) (float64, error) {
+		return perSecond(ctx, clients, d.cfg.short, func(ctx context.Context, worker, i int) error {
+			return d.modify(ctx, name(worker), func(send func(*pfspb.ModifyFileRequest) error) error {
+				return send(addFile(fmt.Sprintf("/w%d/%d", worker, i%1000), data))
+			})
+		})
+	}
+}
+
+// put streams the big file. The bytes are new in each round when fresh is set,
+// and those of the last fresh put otherwise.
+func (d *daemon) put(path string, fresh bool) func(context.Context) (float64, error) {
+	return func(ctx context.Context) (float64, error) {
+		if fresh {
+			d.round++
+		}
+		piece := make([]byte, pieceSize)
+		source := rand.NewChaCha8([32]byte{byte(d.round), 7})
+		_, _ = source.Read(piece) // never fails
+		start := time.Now()
+		err := d.modify(ctx, "r0", func(send func(*pfspb.ModifyFileRequest) error) error {
+			name := fmt.Sprintf("/%s-%d", path, d.round)
+			for sent := int64(0); sent < d.cfg.bulk; sent += pieceSize {
+				stamp(piece, sent)
+				if err := send(addFile(name, piece)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return megabytes(d.cfg.bulk, start), err
+	}
+}
+
+// stamp makes a piece of random bytes differ from every other one, page by page,
+// at less cost than new random bytes.
+func stamp(piece []byte, offset int64) {
+	for page := 0; page < len(piece); page += 4096 {
+		binary.LittleEndian.PutUint64(piece[page:], uint64(offset)+uint64(page))
+	}
+}
+
+func (d *daemon) get(ctx context.Context) (float64, error) {
+	start := time.Now()
+	stream, err := d.pfs.GetFile(ctx, &pfspb.GetFileRequest{File: &pfspb.File{Commit: head("r0"), Path: fmt.Sprintf("/bulk-%d", d.round)}})
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for {
+		m, err := stream.Recv()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		n += int64(len(m.Value))
+	}
+	if n != d.cfg.bulk {
+		return 0, fmt.Errorf("got %d bytes, want %d", n, d.cfg.bulk)
+	}
+	return megabytes(n, start), nil
+}
+
+func (d *daemon) manyFiles(ctx context.Context) (float64, error) {
+	name := fmt.Sprintf("files-%d", d.round)
+	if err := d.createRepo(ctx, name); err != nil {
+		return 0, err
+	}
+	data := make([]byte, 1024)
+	start := time.Now()
+	err := d.modify(ctx, name, func(send func(*pfspb.ModifyFileRequest) error) error {
+		for i := range d.cfg.files {
+			_, _ = d.random.Read(data) // never fails
+			if err := send(addFile(fmt.Sprintf("/dir/%07d", i), data)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	_, err = d.pfs.InspectCommit(ctx, &pfspb.InspectCommitRequest{Commit: head(name), Wait: pfspb.CommitState_FINISHED})
+	return float64(d.cfg.files) / time.Since(start).Seconds(), err
+}
+
+func (d *daemon) list(ctx context.Context) (float64, error) {
+	start := time.Now()
+	stream, err := d.pfs.ListFile(ctx, &pfspb.ListFileRequest{File: &pfspb.File{Commit: head(fmt.Sprintf("files-%d", d.round)), Path: "/dir/"}})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for ; ; n++ {
+		if _, err := stream.Recv(); err == io.EOF {
+			break
+		} else if err != nil {
+			return 0, err
+		}
+	}
+	if n != d.cfg.files {
+		return 0, fmt.Errorf("listed %d files, want %d", n, d.cfg.files)
+	}
+	return float64(time.Since(start).Milliseconds()), nil
+}
+
+func (d *daemon) repos(ctx context.Context) (float64, error) {
+	return perSecond(ctx, 1, d.cfg.short, func(ctx context.Context, _, i int) error {
+		return d.createRepo(ctx, fmt.Sprintf("n%d-%d", d.round, i))
+	})
+}

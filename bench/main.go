@@ -1,0 +1,181 @@
+// Bench measures pachd on this machine and prints each figure beside a floor
+// taken in the same run: raw etcd transactions, raw gRPC streams, raw disk. A
+// ratio survives a noisy machine better than a number of seconds does.
+//
+//	go run ./bench [-rounds 5] [-size 512] [-json out.json]
+//
+// The daemon under test runs in this process, on loopback, with its data in a
+// temporary directory on the disk of -dir; clients reach it over real gRPC.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/minipachd/minipachd/pps/runtime/process"
+)
+
+// result is one line of the table.
+type result struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"` // median over the rounds
+	Unit  string  `json:"unit"`
+	Floor string  `json:"floor,omitempty"` // name of the line it is compared with
+	Ratio float64 `json:"ratio,omitempty"` // Value / the floor's value
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
+}
+
+// config is what the flags say.
+type config struct {
+	rounds int
+	bulk   int64 // bytes of the big file
+	files  int
+	short  time.Duration
+	dir    string
+}
+
+func main() {
+	process.MaybeInit()
+	log.SetFlags(0)
+	var cfg config
+	mib := flag.Int64("size", 512, "size of the big file in MiB")
+	flag.IntVar(&cfg.rounds, "rounds", 5, "rounds; the median counts")
+	flag.IntVar(&cfg.files, "files", 20000, "files of 1 KiB in one commit")
+	flag.DurationVar(&cfg.short, "time", 2*time.Second, "time for each measurement that counts operations")
+	flag.StringVar(&cfg.dir, "dir", os.TempDir(), "where the data goes")
+	out := flag.String("json", "", "also write the results as JSON to this file")
+	flag.Parse()
+	cfg.bulk = *mib << 20
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	results, err := measure(ctx, cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	printTable(results)
+	if *out != "" {
+		b, err := json.MarshalIndent(results, "", "  ")
+		if err == nil {
+			err = os.WriteFile(*out, append(b, '\n'), 0o644)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+// measurement takes one figure, in its unit.
+type measurement struct {
+	name, unit, floor string
+	run               func(ctx context.Context) (float64, error)
+}
+
+// measure runs every measurement once a round, so that a slow minute of the
+// machine touches a figure and its floor alike.
+func measure(ctx context.Context, cfg config) ([]result, error) {
+	dir, err := os.MkdirTemp(cfg.dir, "pachd-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	floors, err := startFloors(ctx, filepath.Join(dir, "floor"), cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer floors.close()
+	daemon, err := startDaemon(ctx, filepath.Join(dir, "pachd"), cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer daemon.close()
+
+	ms := append(floors.measurements(), daemon.measurements()...)
+	values := make([][]float64, len(ms))
+	for round := range cfg.rounds {
+		for i, m := range ms {
+			runtime.GC()
+			v, err := m.run(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", m.name, err)
+			}
+			values[i] = append(values[i], v)
+		}
+		log.Printf("round %d of %d done", round+1, cfg.rounds)
+	}
+	medians := map[string]float64{}
+	var results []result
+	for i, m := range ms {
+		slices.Sort(values[i])
+		r := result{
+			Name: m.name, Unit: m.unit, Floor: m.floor,
+			Value: values[i][len(values[i])/2], Low: values[i][0], High: values[i][len(values[i])-1],
+		}
+		medians[m.name] = r.Value
+		if f := medians[m.floor]; f > 0 {
+			r.Ratio = r.Value / f
+		}
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+func printTable(results []result) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "measurement\tmedian\tlow\thigh\tunit\tratio\tfloor\t")
+	for _, r := range results {
+		ratio := ""
+		if r.Ratio > 0 {
+			ratio = fmt.Sprintf("%.2f", r.Ratio)
+		}
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t%s\t%s\t%s\t\n", r.Name, r.Value, r.Low, r.High, r.Unit, ratio, r.Floor)
+	}
+	w.Flush()
+}
+
+// perSecond runs op in n goroutines for about d and gives operations a second.
+func perSecond(ctx context.Context, n int, d time.Duration, op func(ctx context.Context, worker, i int) error) (float64, error) {
+	type outcome struct {
+		ops int
+		err error
+	}
+	done := make(chan outcome, n)
+	start := time.Now()
+	for worker := range n {
+		go func() {
+			var o outcome
+			for o.err == nil && time.Since(start) < d {
+				if o.err = op(ctx, worker, o.ops); o.err == nil {
+					o.ops++
+				}
+			}
+			done <- o
+		}()
+	}
+	total := 0
+	var err error
+	for range n {
+		o := <-done
+		total += o.ops
+		if err == nil {
+			err = o.err
+		}
+	}
+	return float64(total) / time.Since(start).Seconds(), err
+}
+
+// megabytes gives MB/s for n bytes since start.
+func megabytes(n int64, start time.Time) float64 {
+	return float64(n) / 1e6 / time.Since(start).Seconds()
+}
