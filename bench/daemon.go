@@ -98,10 +98,10 @@ func (d *daemon) modify(ctx context.Context, name string, send func(func(*pfspb.
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head(name)}}); err != nil && err != io.EOF {
+	if err := stream.Send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head(name)}}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if err := send(stream.Send); err != nil && err != io.EOF {
+	if err := send(stream.Send); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	_, err = stream.CloseAndRecv() // an EOF of Send has its reason here
@@ -161,7 +161,7 @@ func (d *daemon) get(ctx context.Context) (float64, error) {
 	var n int64
 	for {
 		m, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -206,7 +206,7 @@ func (d *daemon) list(ctx context.Context) (float64, error) {
 	}
 	n := 0
 	for ; ; n++ {
-		if _, err := stream.Recv(); err == io.EOF {
+		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return 0, err

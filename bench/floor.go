@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -138,7 +139,7 @@ func (f *floors) streamOut(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	for {
-		if _, err := stream.Recv(); err == io.EOF {
+		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
 			return megabytes(f.cfg.bulk, start), nil
 		} else if err != nil {
 			return 0, err
@@ -172,7 +173,7 @@ type sink struct {
 
 func (s *sink) ModifyFile(stream grpc.ClientStreamingServer[pfspb.ModifyFileRequest, emptypb.Empty]) error {
 	for {
-		if _, err := stream.Recv(); err == io.EOF {
+		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
 			return stream.SendAndClose(&emptypb.Empty{})
 		} else if err != nil {
 			return err

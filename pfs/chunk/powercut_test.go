@@ -232,8 +232,11 @@ func powerCut(t *testing.T, seed uint64, defect func(*cutFS)) error {
 			return err
 		}
 		data, err := again.Get(t.Context(), o.Key, 0, -1)
-		if err != nil || !bytes.Equal(data, value(o.Key)) {
-			return fmt.Errorf("%s has %q, %v", o.Key, data, err)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", o.Key, err)
+		}
+		if !bytes.Equal(data, value(o.Key)) {
+			return fmt.Errorf("%s has %q", o.Key, data)
 		}
 		delete(acknowledged, o.Key)
 	}
@@ -241,8 +244,11 @@ func powerCut(t *testing.T, seed uint64, defect func(*cutFS)) error {
 		return fmt.Errorf("%v were acknowledged and are gone", slices.Sorted(maps.Keys(acknowledged)))
 	}
 	left, err := os.ReadDir(filepath.Join(after, tmpDir))
-	if err != nil || len(left) > 1 {
-		return fmt.Errorf("temporary files are left: %v, %v", left, err)
+	if err != nil {
+		return err
+	}
+	if len(left) > 1 {
+		return fmt.Errorf("temporary files are left: %v", left)
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ var (
 func ends(i int) event {
 	return exited{slot: i, why: "exit status 1", long: "exit status 1", luck: 0.5}
 }
+
 func unable(i int) event { return startFailed{slot: i, why: "not found", long: "not found", luck: 0.5} }
 
 func (a action) String() string { return [...]string{"start ", "stop "}[a.kind] + fmt.Sprint(a.slot) }

@@ -31,6 +31,7 @@ func started2(r *recordpb.PipelineRecord) { r.Generation += 200 }
 func workers(n uint64) func(*recordpb.PipelineRecord) {
 	return func(r *recordpb.PipelineRecord) { r.Info.Parallelism = n }
 }
+
 func env(name, value string) func(*recordpb.PipelineRecord) {
 	return func(r *recordpb.PipelineRecord) { r.Info.Details.Transform.Env[name] = value }
 }

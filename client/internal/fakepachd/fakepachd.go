@@ -5,6 +5,7 @@ package fakepachd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -103,7 +104,7 @@ func (s *Server) Calls() []Call {
 // Last waits until the newest call of a method has ended, and gives it.
 func (s *Server) Last(ctx context.Context, t testing.TB, method string) Call {
 	t.Helper()
-	return s.await(ctx, t, method, func(c *Call) bool { return c.Err != errRunning })
+	return s.await(ctx, t, method, func(c *Call) bool { return !errors.Is(c.Err, errRunning) })
 }
 
 // Received waits until the newest call of a method has had n requests.
