@@ -372,7 +372,7 @@ func (s *Service) waitCommit(ctx context.Context, repo *pfspb.Repo, id string, w
 		rec = e.Value
 		return errReached
 	})
-	if err != errReached {
+	if !errors.Is(err, errReached) {
 		return nil, err
 	}
 	return rec, nil

@@ -189,7 +189,7 @@ func all[T any](stream grpc.ServerStreamingClient[T], err error) ([]*T, error) {
 	var got []*T
 	for {
 		v, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return got, nil
 		}
 		if err != nil {

@@ -163,7 +163,7 @@ func put(ctx context.Context, c pfspb.APIClient, name, path string, data []byte)
 		{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head(name)}},
 		{Body: &pfspb.ModifyFileRequest_AddFile{AddFile: &pfspb.AddFile{Path: path, Source: &pfspb.AddFile_Raw{Raw: wrapperspb.Bytes(data)}}}},
 	} {
-		if err := stream.Send(m); err != nil && err != io.EOF {
+		if err := stream.Send(m); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}
@@ -180,7 +180,7 @@ func get(ctx context.Context, c pfspb.APIClient, name, path string) ([]byte, err
 	var all []byte
 	for {
 		m, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all, nil
 		}
 		if err != nil {
@@ -198,7 +198,7 @@ func collect[T any](stream grpc.ServerStreamingClient[T], err error) ([]*T, erro
 	var all []*T
 	for {
 		m, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all, nil
 		}
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -58,7 +59,7 @@ func TestBigFile_MemoryIsBounded(t *testing.T) {
 		in.Write(piece)
 		if err := stream.Send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_AddFile{AddFile: &pfspb.AddFile{
 			Path: "/file", Source: &pfspb.AddFile_Raw{Raw: wrapperspb.Bytes(piece)},
-		}}}); err != nil && err != io.EOF {
+		}}}); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 	}
@@ -73,7 +74,7 @@ func TestBigFile_MemoryIsBounded(t *testing.T) {
 	}
 	for {
 		m, err := reader.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -155,7 +156,7 @@ func TestHistory_HeadCostDoesNotGrow(t *testing.T) {
 			{Body: &pfspb.ModifyFileRequest_DeleteFile{DeleteFile: &pfspb.DeleteFile{Path: path}}},
 			{Body: &pfspb.ModifyFileRequest_AddFile{AddFile: &pfspb.AddFile{Path: path, Source: &pfspb.AddFile_Raw{Raw: wrapperspb.Bytes(data)}}}},
 		} {
-			if err := stream.Send(m); err != nil && err != io.EOF {
+			if err := stream.Send(m); err != nil && !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
 		}

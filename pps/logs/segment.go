@@ -240,7 +240,7 @@ func (p *pipelineLog) changed(seq uint64, size int64) <-chan struct{} {
 func (p *pipelineLog) close(why error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if why != errDeleted {
+	if !errors.Is(why, errDeleted) {
 		p.flushLocked()
 	}
 	p.ended, p.buf = why, nil
