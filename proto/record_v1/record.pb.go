@@ -14,6 +14,7 @@ import (
 	pps_v2 "github.com/minipachd/minipachd/proto/pps_v2"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	anypb "google.golang.org/protobuf/types/known/anypb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -461,6 +462,140 @@ func (x *LayerObject) GetSize() uint64 {
 	return 0
 }
 
+// FileSetRecord is a file set: layers that no commit needs to have.
+type FileSetRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The whole content, bottom layer first.
+	Layers []*LayerRef `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
+	// From then on it cannot be read and its layers may be swept.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	// Sum of the content that the layers were given, in bytes.
+	SizeBytesUpperBound int64 `protobuf:"varint,3,opt,name=size_bytes_upper_bound,json=sizeBytesUpperBound,proto3" json:"size_bytes_upper_bound,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *FileSetRecord) Reset() {
+	*x = FileSetRecord{}
+	mi := &file_record_v1_record_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileSetRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileSetRecord) ProtoMessage() {}
+
+func (x *FileSetRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileSetRecord.ProtoReflect.Descriptor instead.
+func (*FileSetRecord) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FileSetRecord) GetLayers() []*LayerRef {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *FileSetRecord) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *FileSetRecord) GetSizeBytesUpperBound() int64 {
+	if x != nil {
+		return x.SizeBytesUpperBound
+	}
+	return 0
+}
+
+// CacheRecord is what PutCache stored under a key.
+type CacheRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Value *anypb.Any             `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Layers of the file sets that the entry keeps alive, one stack each.
+	FileSets      []*FileSetRecord `protobuf:"bytes,2,rep,name=file_sets,json=fileSets,proto3" json:"file_sets,omitempty"`
+	FileSetIds    []string         `protobuf:"bytes,3,rep,name=file_set_ids,json=fileSetIds,proto3" json:"file_set_ids,omitempty"`
+	Tag           string           `protobuf:"bytes,4,opt,name=tag,proto3" json:"tag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CacheRecord) Reset() {
+	*x = CacheRecord{}
+	mi := &file_record_v1_record_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CacheRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CacheRecord) ProtoMessage() {}
+
+func (x *CacheRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CacheRecord.ProtoReflect.Descriptor instead.
+func (*CacheRecord) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CacheRecord) GetValue() *anypb.Any {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *CacheRecord) GetFileSets() []*FileSetRecord {
+	if x != nil {
+		return x.FileSets
+	}
+	return nil
+}
+
+func (x *CacheRecord) GetFileSetIds() []string {
+	if x != nil {
+		return x.FileSetIds
+	}
+	return nil
+}
+
+func (x *CacheRecord) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
 // PipelineRecord is the newest version of a pipeline and its live condition.
 type PipelineRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -476,7 +611,7 @@ type PipelineRecord struct {
 
 func (x *PipelineRecord) Reset() {
 	*x = PipelineRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[6]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +623,7 @@ func (x *PipelineRecord) String() string {
 func (*PipelineRecord) ProtoMessage() {}
 
 func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[6]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +636,7 @@ func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRecord.ProtoReflect.Descriptor instead.
 func (*PipelineRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PipelineRecord) GetInfo() *pps_v2.PipelineInfo {
@@ -545,7 +680,7 @@ type PipelineStatus struct {
 
 func (x *PipelineStatus) Reset() {
 	*x = PipelineStatus{}
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +692,7 @@ func (x *PipelineStatus) String() string {
 func (*PipelineStatus) ProtoMessage() {}
 
 func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +705,7 @@ func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineStatus.ProtoReflect.Descriptor instead.
 func (*PipelineStatus) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PipelineStatus) GetState() pps_v2.PipelineState {
@@ -633,7 +768,7 @@ var File_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x16record_v1/record.proto\x12\trecord_v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10pfs_v2/pfs.proto\x1a\x10pps_v2/pps.proto\"\x9c\x01\n" +
+	"\x16record_v1/record.proto\x12\trecord_v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10pfs_v2/pfs.proto\x1a\x10pps_v2/pps.proto\"\x9c\x01\n" +
 	"\x06Format\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -662,7 +797,17 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x04body\"3\n" +
 	"\vLayerObject\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x04R\x04size\"}\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\xa7\x01\n" +
+	"\rFileSetRecord\x12+\n" +
+	"\x06layers\x18\x01 \x03(\v2\x13.record_v1.LayerRefR\x06layers\x124\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x123\n" +
+	"\x16size_bytes_upper_bound\x18\x03 \x01(\x03R\x13sizeBytesUpperBound\"\xa4\x01\n" +
+	"\vCacheRecord\x12*\n" +
+	"\x05value\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x05value\x125\n" +
+	"\tfile_sets\x18\x02 \x03(\v2\x18.record_v1.FileSetRecordR\bfileSets\x12 \n" +
+	"\ffile_set_ids\x18\x03 \x03(\tR\n" +
+	"fileSetIds\x12\x10\n" +
+	"\x03tag\x18\x04 \x01(\tR\x03tag\"}\n" +
 	"\x0ePipelineRecord\x12(\n" +
 	"\x04info\x18\x01 \x01(\v2\x14.pps_v2.PipelineInfoR\x04info\x12\x1e\n" +
 	"\n" +
@@ -694,7 +839,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -702,31 +847,38 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*LayerRef)(nil),              // 3: record_v1.LayerRef
 	(*LayerRecord)(nil),           // 4: record_v1.LayerRecord
 	(*LayerObject)(nil),           // 5: record_v1.LayerObject
-	(*PipelineRecord)(nil),        // 6: record_v1.PipelineRecord
-	(*PipelineStatus)(nil),        // 7: record_v1.PipelineStatus
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 9: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 10: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 11: pfs_v2.CommitInfo
-	(*pps_v2.PipelineInfo)(nil),   // 12: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 13: pps_v2.PipelineState
+	(*FileSetRecord)(nil),         // 6: record_v1.FileSetRecord
+	(*CacheRecord)(nil),           // 7: record_v1.CacheRecord
+	(*PipelineRecord)(nil),        // 8: record_v1.PipelineRecord
+	(*PipelineStatus)(nil),        // 9: record_v1.PipelineStatus
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 11: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 12: pfs_v2.Branch
+	(*pfs_v2.CommitInfo)(nil),     // 13: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 14: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 15: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 16: pps_v2.PipelineState
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	8,  // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	9,  // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	10, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	11, // 3: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	10, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	11, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	12, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	13, // 3: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	3,  // 4: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	5,  // 5: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
-	12, // 6: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	13, // 7: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	8,  // 8: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	8,  // 9: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	3,  // 6: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
+	10, // 7: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	14, // 8: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	6,  // 9: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
+	15, // 10: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	16, // 11: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	10, // 12: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	10, // 13: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -744,7 +896,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
