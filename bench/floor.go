@@ -53,7 +53,7 @@ func startFloors(_ context.Context, dir string, cfg config) (*floors, error) {
 	}
 	c := embed.NewConfig()
 	c.Dir = filepath.Join(dir, "etcd")
-	c.LogLevel = "error"
+	c.LogLevel = "fatal" // it calls its own end an error
 	var urls []url.URL
 	for range 2 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

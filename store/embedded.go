@@ -12,7 +12,6 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,7 +57,7 @@ func (s *Store) openEmbedded(ctx context.Context, cfg Config) error {
 	c.AutoCompactionRetention = cfg.CompactionRetention.String()
 	// One member elects itself: no reason to wait long for others.
 	c.TickMs, c.ElectionMs = 10, 100
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(s.log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel)))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(s.log, &s.closing))
 	if s.etcd, err = embed.StartEtcd(c); err != nil {
 		return fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -56,6 +57,8 @@ type Store struct {
 	stop   context.CancelFunc
 	tasks  sync.WaitGroup
 	clean  func() // removes socket files of the embedded server
+	// closing silences the embedded server, which calls its own end an error.
+	closing atomic.Bool
 }
 
 // Open starts the embedded etcd or connects to a remote one. A directory that
@@ -117,6 +120,7 @@ func (s *Store) openRemote(ctx context.Context, cfg Config) error {
 // Close ends the connection and stops the embedded server, if any, after
 // everything written is on disk.
 func (s *Store) Close() error {
+	s.closing.Store(true)
 	s.stop()
 	s.tasks.Wait()
 	var err error

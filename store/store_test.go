@@ -10,6 +10,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/minipachd/minipachd/store"
@@ -48,6 +50,26 @@ func keys(t *testing.T, tx *store.Txn, prefix string, opt store.ScanOptions) []s
 		all = append(all, kv.Key)
 	}
 	return all
+}
+
+// TestOpen_SaysNothingWhenNothingIsWrong: a first start, a stop and a second
+// start are no occasion for errors of etcd in the log.
+func TestOpen_SaysNothingWhenNothingIsWrong(t *testing.T) {
+	core, logged := observer.New(zap.DebugLevel)
+	dir := t.TempDir()
+	for range 2 {
+		s, err := store.Open(t.Context(), store.Config{Dir: dir, Logger: zap.New(core)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		update(t, s, func(tx *store.Txn) { tx.Put("n", []byte("0")) })
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, e := range logged.All() {
+		t.Errorf("logged %s: %s %v", e.Level, e.Message, e.ContextMap())
+	}
 }
 
 func TestTxn_RetriesOnConflictWithSameDecisions(t *testing.T) {
