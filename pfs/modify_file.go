@@ -39,6 +39,9 @@ func (s *Service) ModifyFile(stream modifyStream) error {
 	if _, err := s.target(ctx, commit.SetCommit); err != nil {
 		return err
 	}
+	if err := s.room(); err != nil {
+		return fmt.Errorf("modify files of %s: %w", CommitName(commit.SetCommit), err)
+	}
 	w := s.files.NewWriter(ctx)
 	defer w.Abort()
 	if err := s.collect(ctx, stream, w); err != nil {

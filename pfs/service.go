@@ -31,6 +31,9 @@ type Config struct {
 	Store  *store.Store
 	Bucket chunk.Bucket
 	Logger *zap.Logger // default: none
+	// Room says, by an error, that there is no space for more data; nil means that
+	// there always is.
+	Room func() error
 	// Chunks and Files tune the storage below; their zero values are the defaults.
 	Chunks chunk.Options
 	Files  fileset.Options
@@ -46,6 +49,7 @@ type Service struct {
 	chunks *chunk.Store
 	files  *fileset.Storage
 	log    *zap.Logger
+	room   func() error
 
 	projects store.Collection[*pfspb.ProjectInfo]
 	repos    store.Collection[*pfspb.RepoInfo]
@@ -67,10 +71,14 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	if cfg.Room == nil {
+		cfg.Room = func() error { return nil }
+	}
 	s := &Service{
 		store:    cfg.Store,
 		bucket:   cfg.Bucket,
 		log:      cfg.Logger,
+		room:     cfg.Room,
 		projects: store.NewCollection[*pfspb.ProjectInfo](projectPrefix),
 		repos:    store.NewCollection[*pfspb.RepoInfo](repoPrefix),
 		branches: store.NewCollection[*recordpb.BranchRecord](branchPrefix),

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/minipachd/minipachd/store/disk"
 )
 
 // Config says how one daemon runs. The zero value of a field means its default.
@@ -24,6 +26,10 @@ type Config struct {
 	EtcdCA, EtcdCert, EtcdKey string
 	// Bucket is the URL of the object store; empty means a folder of DataDir.
 	Bucket string
+	// DiskReserve is how many bytes of the disks of DataDir and Bucket stay free:
+	// below that data is refused, and below half of it all other writes. Negative
+	// keeps nothing free.
+	DiskReserve int64
 	// Runtime starts the workers of spouts: "process".
 	Runtime string
 	// Apply lists spec files whose pipelines are created or updated at start.
@@ -55,6 +61,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Grace == 0 {
 		c.Grace = DefaultGrace
+	}
+	if c.DiskReserve == 0 {
+		c.DiskReserve = disk.DefaultReserve
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()

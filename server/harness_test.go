@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,6 +133,21 @@ func dial(t *testing.T, addr string) (pfspb.APIClient, ppspb.APIClient, *grpc.Cl
 	}
 	t.Cleanup(func() { conn.Close() })
 	return pfspb.NewAPIClient(conn), ppspb.NewAPIClient(conn), conn
+}
+
+// dialCut is dial over a connection that is cut after n bytes have been sent.
+func dialCut(t *testing.T, addr string, n int) pfspb.APIClient {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+			return &cutConn{Conn: c, left: n}, err
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return pfspb.NewAPIClient(conn)
 }
 
 // within gives a context that ends with the test at the latest after two minutes.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 	"time"
@@ -33,6 +34,7 @@ import (
 	transactionpb "github.com/minipachd/minipachd/proto/transaction_v2"
 	versionpb "github.com/minipachd/minipachd/proto/versionpb_v2"
 	"github.com/minipachd/minipachd/store"
+	"github.com/minipachd/minipachd/store/disk"
 )
 
 // maxMessage is the largest message either way, the limit that clients expect.
@@ -82,13 +84,16 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.store, err = s.openStore(ctx); err != nil {
 		return nil, err
 	}
-	if s.bucket, err = chunk.OpenURL(ctx, cfg.Bucket); err != nil {
+	if s.bucket, err = openBucket(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
 	if s.logs, err = logs.Open(s.dir.join("logs"), logs.Options{}); err != nil {
 		return nil, fmt.Errorf("logs: %w", err)
 	}
-	if s.pfs, err = pfs.New(pfs.Config{Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs")}); err != nil {
+	if s.pfs, err = pfs.New(pfs.Config{
+		Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs"),
+		Room: disk.NewGuard(s.dir.path, cfg.DiskReserve).Room,
+	}); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
 	}
 	if err = s.pfs.Init(ctx); err != nil {
@@ -121,11 +126,12 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 // openStore connects to etcd, embedded or remote.
 func (s *Server) openStore(ctx context.Context) (*store.Store, error) {
 	cfg := store.Config{
-		Dir:       s.dir.join("etcd"),
-		Endpoints: s.cfg.EtcdEndpoints,
-		Username:  s.cfg.EtcdUsername,
-		Password:  s.cfg.EtcdPassword,
-		Logger:    s.log.Named("etcd"),
+		Dir:         s.dir.join("etcd"),
+		Endpoints:   s.cfg.EtcdEndpoints,
+		Username:    s.cfg.EtcdUsername,
+		Password:    s.cfg.EtcdPassword,
+		Logger:      s.log.Named("etcd"),
+		DiskReserve: s.cfg.DiskReserve,
 	}
 	if s.cfg.EtcdCA != "" || s.cfg.EtcdCert != "" {
 		var err error
@@ -138,6 +144,18 @@ func (s *Server) openStore(ctx context.Context) (*store.Store, error) {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
 	return st, nil
+}
+
+// openBucket opens the object store; one on a disk leaves part of it free.
+func openBucket(ctx context.Context, cfg Config) (chunk.Bucket, error) {
+	b, err := chunk.OpenURL(ctx, cfg.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	if u, err := url.Parse(cfg.Bucket); err == nil && u.Scheme == "file" {
+		b = chunk.WithRoom(b, disk.NewGuard(u.Path, cfg.DiskReserve).Room)
+	}
+	return b, nil
 }
 
 // etcdTLS reads the PEM files for a TLS connection to etcd.

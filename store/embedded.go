@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/minipachd/minipachd/store/disk"
 )
 
 // InUseError reports an etcd directory that another process has open.
@@ -30,6 +32,10 @@ func (s *Store) openEmbedded(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("etcd directory: %w", err)
 	}
 	if err := checkFree(cfg.Dir); err != nil {
+		return err
+	}
+	s.disk = disk.NewGuard(cfg.Dir, cfg.DiskReserve)
+	if err := s.disk.Spare(); err != nil {
 		return err
 	}
 	// The path of a socket may have 108 bytes at most, so it cannot lie in Dir.
@@ -107,6 +113,9 @@ func (s *Store) defragment(ctx context.Context, every time.Duration) {
 		size, used := backend.Size(), backend.SizeInUse()
 		if size < 64<<20 || used > size/2 {
 			continue
+		}
+		if s.disk.Room() != nil {
+			continue // it would need a second copy of what is in use
 		}
 		if err := backend.Defrag(); err != nil {
 			s.log.Warn("defragment etcd", zap.Error(err))

@@ -61,6 +61,9 @@ func (e *FullError) GRPCStatus() *status.Status {
 	return status.New(codes.ResourceExhausted, e.Error())
 }
 
+// opCommit names the request that may have taken effect though it failed.
+const opCommit = "commit to"
+
 // fail says what went wrong between the store and etcd.
 func (tx *Txn) fail(op string, err error) error {
 	if cause := tx.ctx.Err(); cause != nil {
@@ -72,8 +75,10 @@ func (tx *Txn) fail(op string, err error) error {
 	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrGRPCRequestTooLarge),
 		errors.Is(err, rpctypes.ErrTooManyOps), errors.Is(err, rpctypes.ErrGRPCTooManyOps):
 		return &TooLargeError{Ops: len(tx.writes)}
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return &UnavailableError{Op: op, Err: err}
+	case errors.Is(err, context.DeadlineExceeded) && op == opCommit:
+		err = fmt.Errorf("no answer within %v, so whether it took effect is not known", requestTimeout)
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("no answer within %v", requestTimeout)
 	}
 	return &UnavailableError{Op: op, Err: err}
 }

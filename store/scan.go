@@ -125,9 +125,11 @@ func (tx *Txn) stored(from, to string, opt ScanOptions) iter.Seq2[KV, error] {
 			if opt.Reverse {
 				opts = append(opts, clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
 			}
-			resp, err := tx.s.client.Get(tx.ctx, tx.s.prefix+from, opts...)
+			ctx, cancel := tx.bounded()
+			resp, err := tx.s.client.Get(ctx, tx.s.prefix+from, opts...)
+			cancel()
 			if err != nil {
-				yield(KV{}, tx.fail("scan", err))
+				yield(KV{}, tx.fail("read from", err))
 				return
 			}
 			tx.seen(resp.Header.Revision)

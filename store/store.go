@@ -12,6 +12,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"github.com/minipachd/minipachd/store/disk"
 )
 
 // Config says where etcd is and how it is kept.
@@ -33,6 +37,9 @@ type Config struct {
 	// CompactionRetention is how long the embedded etcd keeps old revisions, which
 	// bounds how long a snapshot or a disconnected watch may last; default 5 min.
 	CompactionRetention time.Duration
+	// DiskReserve is how much of the disk below Dir stays free: transactions that
+	// write are refused when half of it is left. 0 keeps nothing free.
+	DiskReserve int64
 	// DefragInterval is how often the embedded database gives free pages back to
 	// the disk, if at least half of it is free; default 1 h.
 	DefragInterval time.Duration
@@ -56,7 +63,8 @@ type Store struct {
 	log    *zap.Logger
 	stop   context.CancelFunc
 	tasks  sync.WaitGroup
-	clean  func() // removes socket files of the embedded server
+	disk   *disk.Guard // of the embedded server
+	clean  func()      // removes socket files of the embedded server
 	// closing silences the embedded server, which calls its own end an error.
 	closing atomic.Bool
 }
@@ -102,6 +110,11 @@ func (s *Store) openRemote(ctx context.Context, cfg Config) error {
 		Endpoints: cfg.Endpoints, DialTimeout: dialTimeout, TLS: cfg.TLS,
 		Username: cfg.Username, Password: cfg.Password,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+		// A member that comes back is found within seconds.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: dialTimeout,
+		})},
 		MaxCallSendMsgSize: maxRequestBytes, MaxCallRecvMsgSize: 64 << 20,
 		Logger: s.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)),
 	})

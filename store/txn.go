@@ -67,6 +67,9 @@ func (s *idSource) get(k int) string {
 const (
 	retryFirst = 500 * time.Microsecond
 	retryMax   = 100 * time.Millisecond
+	// requestTimeout bounds one request to a remote cluster. An etcd server gives up
+	// on one after 7 s.
+	requestTimeout = 8 * time.Second
 )
 
 // Update runs fn in a read-write transaction and commits it, again and again
@@ -228,10 +231,12 @@ func (tx *Txn) readOptions() []clientv3.OpOption {
 func (tx *Txn) load(keys []string) error {
 	opts := tx.readOptions()
 	var kvs []*mvccpb.KeyValue
+	ctx, cancel := tx.bounded()
+	defer cancel()
 	if len(keys) == 1 {
-		resp, err := tx.s.client.Get(tx.ctx, tx.s.prefix+keys[0], opts...)
+		resp, err := tx.s.client.Get(ctx, tx.s.prefix+keys[0], opts...)
 		if err != nil {
-			return tx.fail("read", err)
+			return tx.fail("read from", err)
 		}
 		tx.seen(resp.Header.Revision)
 		kvs = resp.Kvs
@@ -240,9 +245,9 @@ func (tx *Txn) load(keys []string) error {
 		for i, k := range keys {
 			ops[i] = clientv3.OpGet(tx.s.prefix+k, opts...)
 		}
-		resp, err := tx.s.client.Txn(tx.ctx).Then(ops...).Commit()
+		resp, err := tx.s.client.Txn(ctx).Then(ops...).Commit()
 		if err != nil {
-			return tx.fail("read", err)
+			return tx.fail("read from", err)
 		}
 		tx.seen(resp.Header.Revision)
 		for _, r := range resp.Responses {
@@ -256,6 +261,16 @@ func (tx *Txn) load(keys []string) error {
 		tx.remember(kv)
 	}
 	return nil
+}
+
+// bounded is the transaction's context for one request. A remote cluster that is
+// gone would keep its client waiting for as long as the caller does; the embedded
+// one bounds requests itself.
+func (tx *Txn) bounded() (context.Context, context.CancelFunc) {
+	if tx.s.etcd != nil {
+		return tx.ctx, func() {}
+	}
+	return context.WithTimeout(tx.ctx, requestTimeout)
 }
 
 func (tx *Txn) seen(rev int64) {
@@ -322,6 +337,9 @@ func (tx *Txn) commit() (rev int64, ok bool, err error) {
 	if len(tx.writes) == 0 && len(tx.ranges) == 0 {
 		return tx.rev, true, nil // a snapshot alone is consistent
 	}
+	if err := tx.s.disk.Spare(); err != nil {
+		return 0, false, err
+	}
 	cmps := slices.Concat(tx.checks, tx.scanned)
 	for _, r := range tx.ranged {
 		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(tx.s.prefix+r.from), "<", tx.rev+1).WithRange(tx.s.prefix+r.to))
@@ -355,9 +373,11 @@ func (tx *Txn) commit() (rev int64, ok bool, err error) {
 	if len(ops) > maxTxnOps || len(cmps) > maxTxnOps || size > maxRequestBytes-64<<10 {
 		return 0, false, &TooLargeError{Ops: max(len(ops), len(cmps)), Bytes: size}
 	}
-	resp, err := tx.s.client.Txn(tx.ctx).If(cmps...).Then(ops...).Commit()
+	ctx, cancel := tx.bounded()
+	defer cancel()
+	resp, err := tx.s.client.Txn(ctx).If(cmps...).Then(ops...).Commit()
 	if err != nil {
-		return 0, false, tx.fail("commit", err)
+		return 0, false, tx.fail(opCommit, err)
 	}
 	if resp.Succeeded {
 		return resp.Header.Revision, true, nil
@@ -372,9 +392,11 @@ func (tx *Txn) commit() (rev int64, ok bool, err error) {
 
 // leaseLost tells whether a comparison of CompareLease is what failed.
 func (tx *Txn) leaseLost() (bool, error) {
-	resp, err := tx.s.client.Txn(tx.ctx).If(tx.checks...).Commit()
+	ctx, cancel := tx.bounded()
+	defer cancel()
+	resp, err := tx.s.client.Txn(ctx).If(tx.checks...).Commit()
 	if err != nil {
-		return false, tx.fail("commit", err)
+		return false, tx.fail(opCommit, err)
 	}
 	return !resp.Succeeded, nil
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/minipachd/minipachd/server"
+	"github.com/minipachd/minipachd/store/disk"
 )
 
 // run is main without the process around it; it returns the exit code.
@@ -36,7 +37,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // command declares every flag; each has an environment variable of the same
 // name, PACHD_ in front, upper case, dashes as underscores.
 func command(stdout, stderr io.Writer) *cobra.Command {
-	var cfg server.Config
+	cfg := server.Config{DiskReserve: disk.DefaultReserve}
 	var logLevel string
 	cmd := &cobra.Command{
 		Use:   "pachd",
@@ -70,6 +71,7 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&cfg.DataDir, "data-dir", server.DefaultDataDir, "directory for etcd, objects, logs and workers' scratch space; made if missing")
 	f.StringSliceVar(&cfg.Apply, "apply", nil, "spec file (JSON or YAML) whose pipelines are created, or updated if they differ; may be repeated")
 	f.StringVar(&cfg.Bucket, "bucket", "", "URL of the object store: file:///path, or mem:// for a throw-away one (default: the folder objects of --data-dir)")
+	f.Var(&byteSize{&cfg.DiskReserve}, "disk-reserve", "free space kept on the disks of --data-dir and --bucket: below it data is refused, and below half of it every write; 0 keeps none")
 	f.StringVar(&cfg.Runtime, "runtime", server.DefaultRuntime, "how workers are started: process (local processes)")
 	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "host:port of etcd members to use instead of the embedded etcd")
