@@ -13,40 +13,31 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
-	"github.com/minipachd/minipachd/server"
 )
 
-// daemon is the pachd under test and a plain gRPC client of it.
+// daemon is a plain gRPC client of the pachd under test.
 type daemon struct {
 	cfg    config
-	stop   context.CancelFunc
-	done   chan error
+	proc   *child
 	conn   *grpc.ClientConn
 	pfs    pfspb.APIClient
 	random *rand.ChaCha8
 	round  int
+	// appendedRound is the round that has its repo of appending commits.
+	appendedRound int
 }
 
 func startDaemon(ctx context.Context, dir string, cfg config) (*daemon, error) {
-	s, err := server.New(ctx, server.Config{Listen: "127.0.0.1:0", DataDir: dir})
+	proc, err := startChild(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
-	run, stop := context.WithCancel(ctx)
-	d := &daemon{cfg: cfg, stop: stop, done: make(chan error, 1), random: rand.NewChaCha8([32]byte{1})}
-	ready := make(chan struct{})
-	go func() { d.done <- s.Run(run, func() { close(ready) }) }()
-	select {
-	case <-ready:
-	case err := <-d.done:
-		stop()
-		return nil, errors.Join(errors.New("the daemon ended at its start"), err)
-	}
-	d.conn, err = grpc.NewClient(s.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+	d := &daemon{cfg: cfg, proc: proc, random: rand.NewChaCha8([32]byte{1})}
+	d.conn, err = grpc.NewClient(proc.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(20<<20)),
 		grpc.WithInitialWindowSize(4<<20), grpc.WithInitialConnWindowSize(8<<20))
 	if err != nil {
-		stop()
+		proc.stop()
 		return nil, err
 	}
 	d.pfs = pfspb.NewAPIClient(d.conn)
@@ -61,8 +52,7 @@ func startDaemon(ctx context.Context, dir string, cfg config) (*daemon, error) {
 
 func (d *daemon) close() {
 	d.conn.Close()
-	d.stop()
-	<-d.done
+	d.proc.stop()
 }
 
 func (d *daemon) measurements() []measurement {
@@ -70,12 +60,19 @@ func (d *daemon) measurements() []measurement {
 		{"one-shot commit of 100 bytes, 1 client", "commits/s", floorTxn, d.oneShot(1, func(int) string { return "r0" })},
 		{"the same, 8 clients, 8 repos", "commits/s", floorTxn8, d.oneShot(8, func(w int) string { return fmt.Sprintf("r%d", w) })},
 		{"the same, 8 clients, one branch", "commits/s", floorTxn8, d.oneShot(8, func(int) string { return "r8" })},
+		{"start, 10 modify, finish, wait", "cycles/s", floorTxn, d.cycles},
 		{"put one incompressible file", "MB/s", floorIn, d.put("bulk", true)},
 		{"put the same bytes again elsewhere", "MB/s", floorIn, d.put("again", false)},
 		{"get it back", "MB/s", floorOut, d.get},
 		{"files of 1 KiB in one commit", "files/s", "", d.manyFiles},
 		{"list them", "ms", "", d.list},
+		{"glob them", "ms", "", d.glob},
+		{"tar of them", "files/s", "", d.tar},
+		{"inspect one of them, p50", "ms", "", d.inspect},
+		{"500 appending commits: list commits", "ms", "", d.listCommits},
+		{"500 appending commits: read the file", "ms", "", d.readAppended},
 		{"create repo", "repos/s", floorTxn, d.repos},
+		{"peak resident memory of the daemon", "MB", "", func(context.Context) (float64, error) { return d.proc.peak() }},
 	}
 }
 
@@ -158,16 +155,9 @@ func (d *daemon) get(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var n int64
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return 0, err
-		}
-		n += int64(len(m.Value))
+	n, err := io.Copy(io.Discard, &bytesReader{stream: stream})
+	if err != nil {
+		return 0, err
 	}
 	if n != d.cfg.bulk {
 		return 0, fmt.Errorf("got %d bytes, want %d", n, d.cfg.bulk)
@@ -176,7 +166,7 @@ func (d *daemon) get(ctx context.Context) (float64, error) {
 }
 
 func (d *daemon) manyFiles(ctx context.Context) (float64, error) {
-	name := fmt.Sprintf("files-%d", d.round)
+	name := d.filesRepo()
 	if err := d.createRepo(ctx, name); err != nil {
 		return 0, err
 	}
@@ -200,22 +190,11 @@ func (d *daemon) manyFiles(ctx context.Context) (float64, error) {
 
 func (d *daemon) list(ctx context.Context) (float64, error) {
 	start := time.Now()
-	stream, err := d.pfs.ListFile(ctx, &pfspb.ListFileRequest{File: &pfspb.File{Commit: head(fmt.Sprintf("files-%d", d.round)), Path: "/dir/"}})
-	if err != nil {
-		return 0, err
+	n, err := drain(d.pfs.ListFile(ctx, &pfspb.ListFileRequest{File: &pfspb.File{Commit: head(d.filesRepo()), Path: "/dir/"}}))
+	if err == nil && n != d.cfg.files {
+		err = fmt.Errorf("listed %d files, want %d", n, d.cfg.files)
 	}
-	n := 0
-	for ; ; n++ {
-		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return 0, err
-		}
-	}
-	if n != d.cfg.files {
-		return 0, fmt.Errorf("listed %d files, want %d", n, d.cfg.files)
-	}
-	return float64(time.Since(start).Milliseconds()), nil
+	return milliseconds(start), err
 }
 
 func (d *daemon) repos(ctx context.Context) (float64, error) {
