@@ -50,7 +50,7 @@ func (e *UnavailableError) GRPCStatus() *status.Status {
 type FullError struct{ Err error }
 
 func (e *FullError) Error() string {
-	return "etcd has reached its quota and takes no more writes: delete repos or old commits, then restart pachd, which frees the space"
+	return "etcd has reached its quota and takes no more data: delete repos or squash old commits; the space is free again within a minute"
 }
 
 // Unwrap gives what etcd said.
@@ -71,6 +71,7 @@ func (tx *Txn) fail(op string, err error) error {
 	}
 	switch {
 	case errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrGRPCNoSpace):
+		tx.s.wakeRelief()
 		return &FullError{Err: err}
 	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrGRPCRequestTooLarge),
 		errors.Is(err, rpctypes.ErrTooManyOps), errors.Is(err, rpctypes.ErrGRPCTooManyOps):

@@ -40,6 +40,9 @@ type Config struct {
 	// DiskReserve is how much of the disk below Dir stays free: transactions that
 	// write are refused when half of it is left. 0 keeps nothing free.
 	DiskReserve int64
+	// ReliefPause is the least time between two attempts to make room in an embedded
+	// database that nears its quota; writers wait during one. Default 10 s.
+	ReliefPause time.Duration
 	// DefragInterval is how often the embedded database gives free pages back to
 	// the disk, if at least half of it is free; default 1 h.
 	DefragInterval time.Duration
@@ -50,6 +53,7 @@ const (
 	defaultQuota     = 8 << 30
 	defaultRetention = 5 * time.Minute
 	defaultDefrag    = time.Hour
+	defaultRelief    = 10 * time.Second
 	dialTimeout      = 5 * time.Second
 	maxRequestBytes  = 4 << 20
 	maxTxnOps        = 8192
@@ -67,6 +71,8 @@ type Store struct {
 	clean  func()      // removes socket files of the embedded server
 	// closing silences the embedded server, which calls its own end an error.
 	closing atomic.Bool
+	quota   int64         // of the embedded server, bytes
+	relief  chan struct{} // asks for room in it; holds one
 }
 
 // Open starts the embedded etcd or connects to a remote one. A directory that
@@ -84,11 +90,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.CompactionRetention == 0 {
 		cfg.CompactionRetention = defaultRetention
 	}
+	if cfg.ReliefPause == 0 {
+		cfg.ReliefPause = defaultRelief
+	}
 	if cfg.DefragInterval == 0 {
 		cfg.DefragInterval = defaultDefrag
 	}
 	background, stop := context.WithCancel(context.Background())
-	s := &Store{prefix: cfg.Prefix, log: cfg.Logger, stop: stop, clean: func() {}}
+	s := &Store{prefix: cfg.Prefix, log: cfg.Logger, stop: stop, clean: func() {}, quota: cfg.QuotaBytes, relief: make(chan struct{}, 1)}
 	var err error
 	if len(cfg.Endpoints) == 0 {
 		err = s.openEmbedded(ctx, cfg)
@@ -100,6 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if s.etcd != nil {
 		s.tasks.Go(func() { s.defragment(background, cfg.DefragInterval) })
+		s.tasks.Go(func() { s.relieve(background, cfg.ReliefPause) })
 	}
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,10 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/minipachd/minipachd/store"
@@ -362,4 +366,58 @@ func BenchmarkTxn(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestQuota_RefusesDataAndRecoversByItself fills the embedded database, once up
+// to the point where data is refused and once to etcd's own alarm: deleting goes
+// on in both, and afterwards there is room again without a restart.
+func TestQuota_RefusesDataAndRecoversByItself(t *testing.T) {
+	s, err := store.Open(t.Context(), store.Config{Dir: t.TempDir(), QuotaBytes: 100 << 20, ReliefPause: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	value := bytes.Repeat([]byte("0123456789abcdef"), 16<<10)
+	fill := func(heedRoom bool) error {
+		for i := 0; ; i++ {
+			if err := s.Room(); heedRoom && err != nil {
+				return err
+			}
+			if _, err := s.Update(t.Context(), func(tx *store.Txn) error {
+				tx.Put(fmt.Sprintf("data/%06d", i), value)
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, heedRoom := range []bool{true, false} {
+		err := fill(heedRoom)
+		var full *store.FullError
+		if !errors.As(err, &full) || status.Code(err) != codes.ResourceExhausted {
+			t.Fatalf("full with heed %v: %v", heedRoom, err)
+		}
+		if alarmed := errors.Is(err, rpctypes.ErrNoSpace); alarmed == heedRoom {
+			t.Errorf("etcd's own alarm: %v, with heed %v", alarmed, heedRoom)
+		}
+		if heedRoom {
+			update(t, s, func(tx *store.Txn) { tx.Put("mark", []byte("a deletion may write a little")) })
+		}
+		update(t, s, func(tx *store.Txn) { tx.DeletePrefix("data/") })
+		for s.Room() != nil { // each try asks for room; it is made in the background
+			if t.Context().Err() != nil {
+				t.Fatal("no room was made")
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		for {
+			if _, err = s.Update(t.Context(), func(tx *store.Txn) error { tx.Put("again", value); return nil }); !errors.As(err, &full) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
