@@ -6,14 +6,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"go.etcd.io/etcd/server/v3/embed"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -148,74 +145,6 @@ func TestFullDisk_StartIsRefused(t *testing.T) {
 	_, err := tryPachd(t, filepath.Join(dir, "data"))
 	if err == nil || !strings.Contains(err.Error(), "is full: it has 64 MiB free, and 128 MiB of it are kept free") {
 		t.Errorf("start on a small disk: %v", err)
-	}
-}
-
-// startEtcd runs an etcd at addr, or at a free port, with its data in dir.
-func startEtcd(t *testing.T, dir, addr string) (*embed.Etcd, string) {
-	t.Helper()
-	if addr == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr = l.Addr().String()
-		l.Close()
-	}
-	c := embed.NewConfig()
-	c.Dir = dir
-	c.LogLevel = "fatal"
-	client, peer := url.URL{Scheme: "http", Host: addr}, url.URL{Scheme: "unix", Path: filepath.Join(t.TempDir(), "peer")}
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	c.ListenPeerUrls = []url.URL{peer}
-	c.MaxTxnOps, c.MaxRequestBytes = 8192, 4<<20
-	e, err := embed.StartEtcd(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-e.Server.ReadyNotify()
-	return e, addr
-}
-
-// TestEtcdGone_CallsFailAndGoOn takes the etcd cluster away from a running
-// daemon and gives it back.
-func TestEtcdGone_CallsFailAndGoOn(t *testing.T) {
-	t.Parallel() // it waits most of the time
-	etcdDir := filepath.Join(t.TempDir(), "etcd")
-	etcd, addr := startEtcd(t, etcdDir, "")
-	t.Cleanup(func() { etcd.Close() }) // after the daemon's end
-	p := startPachd(t, t.TempDir(), "--etcd-endpoints", addr)
-	ctx := within(t)
-	pfs, _, _ := dial(t, p.addr)
-	if _, err := pfs.CreateRepo(ctx, &pfspb.CreateRepoRequest{Repo: repo("r")}); err != nil {
-		t.Fatal(err)
-	}
-	if err := put(ctx, pfs, "r", "/a", []byte("1")); err != nil {
-		t.Fatal(err)
-	}
-	etcd.Close()
-	start := time.Now()
-	committed := make(chan error, 1)
-	go func() { committed <- put(ctx, pfs, "r", "/a", []byte("2")) }()
-	_, err := pfs.InspectRepo(ctx, &pfspb.InspectRepoRequest{Repo: repo("r")})
-	wantStatus(t, "a read without etcd", err, codes.Unavailable, "etcd")
-	wantStatus(t, "a commit without etcd", <-committed, codes.Unavailable, "etcd")
-	t.Logf("both failed within %v", time.Since(start))
-
-	etcd, _ = startEtcd(t, etcdDir, addr)
-	for ctx.Err() == nil { // until the daemon has found it again
-		if _, err = pfs.InspectRepo(ctx, &pfspb.InspectRepoRequest{Repo: repo("r")}); status.Code(err) != codes.Unavailable {
-			break
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := put(ctx, pfs, "r", "/a", []byte("3")); err != nil {
-		t.Errorf("a commit with etcd back: %v", err)
-	}
-	if got, err := get(ctx, pfs, "r", "/a"); err != nil || string(got) != "13" {
-		t.Errorf("read back %q, %v; want what was acknowledged, 13", got, err)
 	}
 }
 
