@@ -28,7 +28,7 @@ func checkBranchName(name string) error {
 }
 
 // CreateBranch makes a branch or changes an existing one: a given head becomes
-// the head, the provenance replaces the old one. A new branch without a head
+// the head, provenance and trigger replace the old ones. A new branch without a head
 // gets an empty commit, finished unless the branch has provenance; provenance
 // that changes to something gives an open commit on top of the head.
 // new_commit_set makes no difference: every transaction has a set of its own.
@@ -38,9 +38,6 @@ func (tx *Txn) CreateBranch(req *pfspb.CreateBranchRequest) error {
 		return invalidRequest("the branch and its repo must be given")
 	}
 	if err := checkBranchName(branch.GetName()); err != nil {
-		return err
-	}
-	if err := checkTrigger(req); err != nil {
 		return err
 	}
 	brec, err := tx.openBranch(branch)
@@ -56,6 +53,25 @@ func (tx *Txn) CreateBranch(req *pfspb.CreateBranchRequest) error {
 			return err
 		}
 	}
+	trigger := req.GetTrigger()
+	if err := tx.checkTrigger(branch, trigger, req.GetProvenance()); err != nil {
+		return err
+	}
+	if err := tx.setTrigger(brec, trigger); err != nil {
+		return err
+	}
+	if head == nil && trigger != nil {
+		// A trunk made just now has the empty commit that this branch would need.
+		trunk, err := tx.mustBranch(&pfspb.Branch{Repo: branch.Repo, Name: trigger.Branch})
+		if err != nil {
+			return err
+		}
+		if trunk.Info.Head.GetId() == tx.setID {
+			if head, err = tx.commit(branch.Repo, tx.setID); err != nil {
+				return err
+			}
+		}
+	}
 	changed, err := tx.setProvenance(brec, req.GetProvenance())
 	if err != nil {
 		return err
@@ -64,7 +80,9 @@ func (tx *Txn) CreateBranch(req *pfspb.CreateBranchRequest) error {
 		return err
 	}
 	if head != nil && head.Info.Commit.Id != brec.Info.Head.GetId() {
-		brec.Info.Head = head.Info.Commit
+		if err := tx.setHead(brec, branch.Repo, head.Info.Commit.Id); err != nil {
+			return err
+		}
 		tx.touched[branchKey(branch)] = branch
 	}
 	if len(brec.Info.DirectProvenance) > 0 && (changed || head == nil) {
@@ -83,22 +101,6 @@ func (tx *Txn) CreateBranch(req *pfspb.CreateBranchRequest) error {
 		return tx.finish(rec, "", "")
 	}
 	return tx.putBranch(brec)
-}
-
-func checkTrigger(req *pfspb.CreateBranchRequest) error {
-	trigger := req.GetTrigger()
-	switch {
-	case trigger == nil:
-		return nil
-	case len(req.GetProvenance()) > 0:
-		return errors.New("a branch cannot have both provenance and a trigger")
-	case trigger.GetBranch() == "":
-		return errors.New("triggers must specify a branch to trigger on")
-	case trigger.GetCommits() < 0:
-		return errors.New("can't trigger on a negative number of commits")
-	default:
-		return &UnsupportedError{What: "branches that follow another by a trigger are"}
-	}
 }
 
 // newHead finds the commit that a request wants as head; nil if it names none.
@@ -290,8 +292,9 @@ func branchNames(recs []*recordpb.BranchRecord) []*pfspb.Branch {
 	return names
 }
 
-// DeleteBranch removes a branch; its commits stay. Branches made from it forbid
-// it unless force is set, which takes it out of their provenance.
+// DeleteBranch removes a branch; its commits stay. Branches made from it, and
+// triggers that it takes part in, forbid it unless force is set, which takes it
+// out of their provenance and ends the triggers.
 func (tx *Txn) DeleteBranch(b *pfspb.Branch, force bool) error {
 	b = NormalizeBranch(b)
 	if b.GetRepo() == nil {
@@ -304,12 +307,25 @@ func (tx *Txn) DeleteBranch(b *pfspb.Branch, force bool) error {
 	if len(rec.DirectSubvenance) > 0 && !force {
 		return &BranchInUseError{Branch: b, Subvenance: rec.DirectSubvenance}
 	}
+	if trunk := rec.Info.GetTrigger().GetBranch(); trunk != "" && !force {
+		return &BranchTriggerError{Branch: b, Follows: true, Others: []*pfspb.Branch{{Repo: b.Repo, Name: trunk}}}
+	}
+	if len(rec.Triggers) > 0 && !force {
+		e := &BranchTriggerError{Branch: b}
+		for _, name := range rec.Triggers {
+			e.Others = append(e.Others, &pfspb.Branch{Repo: b.Repo, Name: name})
+		}
+		return e
+	}
 	return tx.deleteBranch(rec)
 }
 
 // deleteBranch removes a branch and its traces in the branches around it.
 func (tx *Txn) deleteBranch(rec *recordpb.BranchRecord) error {
 	b := rec.Info.Branch
+	if err := tx.cutTriggers(rec); err != nil {
+		return err
+	}
 	for _, p := range rec.Info.DirectProvenance {
 		if err := tx.changeSubvenance(p, func(s []*pfspb.Branch) []*pfspb.Branch { return withoutBranch(s, b) }); err != nil {
 			return err

@@ -49,6 +49,11 @@ func (tx *Txn) startCommit(branch *pfspb.Branch, parent *recordpb.CommitRecord, 
 	if parent != nil && state(parent.GetInfo()) < pfspb.CommitState_FINISHING {
 		return nil, &ParentOpenError{Parent: parent.Info.Commit}
 	}
+	if good, err := tx.goodAncestor(parent); err != nil {
+		return nil, err
+	} else if good.GetForgotten() {
+		return nil, errForgotten // a commit on it would lack what it seems to build on
+	}
 	return tx.makeCommit(brec, parent, commitOptions{origin: pfspb.OriginKind_USER, description: description, provenance: provenance})
 }
 
@@ -165,8 +170,8 @@ func (tx *Txn) makeCommit(brec *recordpb.BranchRecord, parent *recordpb.CommitRe
 }
 
 // base returns the commit that rec builds on: its nearest ancestor without an
-// error, nil if there is none. parent may be given if it is at hand; rec may then
-// be nil.
+// error, nil if there is none or its content was forgotten. parent may be given
+// if it is at hand; rec may then be nil.
 func (tx *Txn) base(rec, parent *recordpb.CommitRecord) (*recordpb.CommitRecord, error) {
 	if p := rec.GetInfo().GetParentCommit(); parent == nil && p != nil {
 		var err error
@@ -174,17 +179,27 @@ func (tx *Txn) base(rec, parent *recordpb.CommitRecord) (*recordpb.CommitRecord,
 			return nil, err
 		}
 	}
-	for parent != nil && parent.Info.Error != "" {
-		p := parent.Info.ParentCommit
+	good, err := tx.goodAncestor(parent)
+	if good.GetForgotten() {
+		good = nil
+	}
+	return good, err
+}
+
+// goodAncestor returns the nearest commit without an error, beginning with rec
+// itself; nil if there is none.
+func (tx *Txn) goodAncestor(rec *recordpb.CommitRecord) (*recordpb.CommitRecord, error) {
+	for rec.GetInfo().GetError() != "" {
+		p := rec.Info.ParentCommit
 		if p == nil {
 			return nil, nil
 		}
 		var err error
-		if parent, err = tx.commit(p.GetRepo(), p.GetId()); err != nil {
+		if rec, err = tx.commit(p.GetRepo(), p.GetId()); err != nil {
 			return nil, err
 		}
 	}
-	return parent, nil
+	return rec, nil
 }
 
 // finish ends the writing of an open commit. One without data of its own on a
@@ -206,7 +221,7 @@ func (tx *Txn) finish(rec *recordpb.CommitRecord, description, errText string) e
 		}
 		if base == nil || state(base.Info) == pfspb.CommitState_FINISHED {
 			rec.Layers = base.GetLayers() // the parent may have got an error since the start
-			setFinished(rec, base.GetInfo().GetDetails().GetSizeBytes(), rec.Info.Finishing.AsTime())
+			tx.setFinished(rec, base.GetInfo().GetDetails().GetSizeBytes(), rec.Info.Finishing.AsTime())
 			return tx.putCommit(rec)
 		}
 	}
@@ -214,14 +229,18 @@ func (tx *Txn) finish(rec *recordpb.CommitRecord, description, errText string) e
 	return tx.putCommit(rec)
 }
 
-// setFinished makes a record that of a FINISHED commit of a known size in bytes.
-func setFinished(rec *recordpb.CommitRecord, size int64, at time.Time) {
+// setFinished makes a record, for the caller to store, that of a FINISHED commit
+// of a known size in bytes. Its error, if any, is known before.
+func (tx *Txn) setFinished(rec *recordpb.CommitRecord, size int64, at time.Time) {
 	if rec.Info.Finishing == nil {
 		rec.Info.Finishing = stamp(at)
 	}
 	rec.Info.Finished = stamp(at)
 	rec.Info.SizeBytesUpperBound = size
 	rec.Info.Details = &pfspb.CommitInfo_Details{SizeBytes: size}
+	if rec.Info.Error == "" {
+		tx.settled = append(tx.settled, &pfspb.Branch{Repo: rec.Info.Commit.Repo, Name: rec.Branch})
+	}
 }
 
 // StartCommit opens a commit on a branch, which it creates if it is missing. A

@@ -74,7 +74,7 @@ func TestCommit_ErrorIsSkippedByChildren(t *testing.T) {
 			return err
 		}
 		rec.Layers = []*recordpb.LayerRef{ref}
-		setFinished(rec, 7, tx.Now())
+		tx.setFinished(rec, 7, tx.Now())
 		return tx.putCommit(rec)
 	}))
 	bad := m.start("r@master")
@@ -85,7 +85,7 @@ func TestCommit_ErrorIsSkippedByChildren(t *testing.T) {
 			return err
 		}
 		rec.Layers = append(rec.Layers, &recordpb.LayerRef{Id: []byte("bad")})
-		setFinished(rec, 99, tx.Now())
+		tx.setFinished(rec, 99, tx.Now())
 		return tx.putCommit(rec)
 	}))
 	child := m.commit("r@master")

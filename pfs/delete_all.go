@@ -103,6 +103,7 @@ func (s *Service) sweepRepo(ctx context.Context, repo *pfspb.Repo) error {
 				for _, prefix := range []string{childPrefix, subvPrefix, finishingPrefix} {
 					tx.DeletePrefix(prefix + repoKey(repo) + "/")
 				}
+				tx.Delete(squashedKey(repo))
 				tx.Delete(garbageKey(repo))
 				return nil
 			}

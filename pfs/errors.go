@@ -1,9 +1,11 @@
 package pfs
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -189,8 +191,15 @@ func (e *CommitNotFinishedError) Error() string {
 	return "commit " + CommitName(e.Commit) + " not finished"
 }
 
-// GRPCStatus makes it Unavailable.
-func (e *CommitNotFinishedError) GRPCStatus() *status.Status { return withCode(codes.Unavailable, e) }
+// GRPCStatus makes it Unavailable, with the commit as the resource.
+func (e *CommitNotFinishedError) GRPCStatus() *status.Status {
+	st := withCode(codes.Unavailable, e)
+	detailed, err := st.WithDetails(&errdetails.ResourceInfo{ResourceType: "pfs:commit", ResourceName: CommitName(e.Commit), Description: "not finished"})
+	if err != nil {
+		return st
+	}
+	return detailed
+}
 
 // BaseUnfinishedError reports an open commit that cannot be read because what it
 // builds on is open too.
@@ -267,3 +276,50 @@ func (e *LayerNotFoundError) Error() string { return fmt.Sprintf("layer %x not f
 
 // GRPCStatus makes it DataLoss.
 func (e *LayerNotFoundError) GRPCStatus() *status.Status { return withCode(codes.DataLoss, e) }
+
+// errForgotten reports a read of, or a commit on, content that was given up.
+var errForgotten = errors.New("the commit is forgotten")
+
+// BranchTriggerError reports a branch that takes part in a trigger, by which it
+// follows others or others follow it.
+type BranchTriggerError struct {
+	Branch  *pfspb.Branch
+	Follows bool // Branch follows Others; else they follow it
+	Others  []*pfspb.Branch
+}
+
+func (e *BranchTriggerError) Error() string {
+	how := "triggers"
+	if e.Follows {
+		how = "is triggered by"
+	}
+	return fmt.Sprintf("branch %q cannot be deleted because it %s branches [%s]", BranchName(e.Branch), how, joinBranches(e.Others))
+}
+
+// SubvenantSetsError reports a commit set that others come from.
+type SubvenantSetsError struct {
+	ID   string
+	Sets []string // ids
+}
+
+func (e *SubvenantSetsError) Error() string {
+	return fmt.Sprintf("commit set %q cannot be dropped because it has subvenant commit sets: [%s]", e.ID, strings.Join(e.Sets, " "))
+}
+
+// PipelineCommitError reports a commit that cannot be removed because it is a
+// version of a pipeline.
+type PipelineCommitError struct {
+	Verb   string // squash or drop
+	Commit *pfspb.Commit
+}
+
+func (e *PipelineCommitError) Error() string {
+	return "cannot " + e.Verb + " commit " + CommitName(e.Commit) + " because it updated a pipeline"
+}
+
+// removed tells whether a commit that was waited for was removed meanwhile.
+func removed(err error) bool {
+	var deleted *CommitDeletedError
+	var missing *CommitNotFoundError
+	return errors.As(err, &deleted) || errors.As(err, &missing)
+}

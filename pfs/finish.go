@@ -136,6 +136,9 @@ func withRecords(layers []*fileset.Layer) []*fileset.Layer {
 // layersOf gives the layers that a commit's content consists of: of an open one
 // those of its base as it is now, and its own. The base must be FINISHED.
 func (tx *Txn) layersOf(rec *recordpb.CommitRecord) ([]*recordpb.LayerRef, error) {
+	if rec.Forgotten {
+		return nil, errForgotten
+	}
 	if state(rec.Info) == pfspb.CommitState_FINISHED {
 		return rec.Layers, nil
 	}

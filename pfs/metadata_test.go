@@ -321,7 +321,6 @@ func TestErrors_CodesAndTexts(t *testing.T) {
 		{"propagation spec", create(&pfspb.CreateBranchRequest{Branch: branchOf("down@master"), Provenance: []*pfspb.Branch{branchOf("r@master")}, BranchPropagationSpecs: []*pfspb.BranchPropagationSpec{{Branch: branchOf("other@master")}}}), codes.Unknown, exactly("branch propagation spec must reference provenant branch (referenced branch: default/other@master)")},
 		{"trigger and provenance", create(&pfspb.CreateBranchRequest{Branch: branchOf("down@x"), Provenance: []*pfspb.Branch{branchOf("r@master")}, Trigger: &pfspb.Trigger{Branch: "y"}}), codes.Unknown, exactly("a branch cannot have both provenance and a trigger")},
 		{"trigger on nothing", create(&pfspb.CreateBranchRequest{Branch: branchOf("r@x"), Trigger: &pfspb.Trigger{}}), codes.Unknown, exactly("triggers must specify a branch to trigger on")},
-		{"trigger", create(&pfspb.CreateBranchRequest{Branch: branchOf("r@x"), Trigger: &pfspb.Trigger{Branch: "master"}}), codes.Unimplemented, "not supported yet"},
 
 		{"start on no branch", start("r", nil), codes.Unknown, exactly("branch must be specified")},
 		{"start in missing repo", start("x@master", nil), codes.NotFound, exactly("repo default/x not found")},

@@ -46,6 +46,8 @@ const (
 	layerPrefix     = "pfs/layer/"
 	finishingPrefix = "pfs/finishing/"
 	garbagePrefix   = "pfs/garbage/"
+	squashedPrefix  = "pfs/squashed/"
+	clockPrefix     = "pfs/clock/"
 
 	pipelinePrefix        = "pps/pipeline/"         // of package pps; only looked at for existence
 	projectDefaultsPrefix = "pps/defaults/project/" // of package pps
@@ -209,6 +211,9 @@ func parseFinishingKey(key string) (repo *pfspb.Repo, order string, ok bool) {
 }
 
 func garbageKey(repo *pfspb.Repo) string { return garbagePrefix + repoKey(repo) }
+
+// squashedKey marks a repo in which ordinals may be larger than what they count.
+func squashedKey(repo *pfspb.Repo) string { return squashedPrefix + repoKey(repo) }
 
 // orderOf sorts commits by their start.
 func orderOf(started time.Time, id string) string {

@@ -98,6 +98,13 @@ type headFinishingError struct{ head *pfspb.Commit }
 
 func (e *headFinishingError) Error() string { return CommitName(e.head) + " is finishing" }
 
+// halfDoneError is the error of a commit that is partly in the transaction already:
+// nothing of the transaction may be kept.
+type halfDoneError struct{ err error }
+
+func (e *halfDoneError) Error() string { return e.err.Error() }
+func (e *halfDoneError) Unwrap() error { return e.err }
+
 // commitGroup makes the commits of a group in one transaction and tells each
 // member what became of it. What is wrong with one does not touch the others.
 func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group []*oneShot) {
@@ -115,7 +122,8 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 				}
 				rec, made, err := tx.oneShot(branch, o.layers, known)
 				var wait *headFinishingError
-				if errors.As(err, &wait) {
+				var half *halfDoneError
+				if errors.As(err, &wait) || errors.As(err, &half) {
 					return err
 				}
 				if errs[i] = err; err == nil {
@@ -127,7 +135,8 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 		})
 		var wait *headFinishingError
 		if errors.As(err, &wait) {
-			if _, err = s.waitCommit(ctx, wait.head.Repo, wait.head.Id, pfspb.CommitState_FINISHED); err == nil {
+			_, err = s.waitCommit(ctx, wait.head.Repo, wait.head.Id, pfspb.CommitState_FINISHED)
+			if err == nil || removed(err) {
 				continue
 			}
 		}
@@ -181,7 +190,10 @@ func (tx *Txn) oneShot(branch *pfspb.Branch, layers, known []*fileset.Layer) (re
 	if err := tx.setApplied(rec, applied); err != nil {
 		return nil, nil, err
 	}
-	return rec, applied.New, tx.endSet()
+	if err := tx.endSet(); err != nil {
+		return nil, nil, &halfDoneError{err}
+	}
+	return rec, applied.New, nil
 }
 
 // setApplied makes a commit FINISHED with the content that Apply found.
@@ -190,7 +202,7 @@ func (tx *Txn) setApplied(rec *recordpb.CommitRecord, a *fileset.Applied) error 
 	if a.Invalid != nil && rec.Info.Error == "" {
 		rec.Info.Error = a.Invalid.Error()
 	}
-	setFinished(rec, a.Size, time.Unix(0, max(tx.Now().UnixNano(), orderTime(rec.Order))))
+	tx.setFinished(rec, a.Size, time.Unix(0, max(tx.Now().UnixNano(), orderTime(rec.Order))))
 	if err := tx.putLayers(a.New); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func TestRepo_Size(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			setFinished(rec, size, tx.Now())
+			tx.setFinished(rec, size, tx.Now())
 			return tx.putCommit(rec)
 		}))
 	}

@@ -98,19 +98,43 @@ func (tx *Txn) resolve(c *pfspb.Commit) (*recordpb.CommitRecord, error) {
 	if err != nil {
 		return nil, err
 	}
+	tooFar := &AncestorError{Commit: &pfspb.Commit{Repo: repo, Id: text}, Offset: max(a.root, a.back)}
 	if a.root > 0 {
-		if a.root > start.Ordinal || a.back >= a.root {
-			return nil, &AncestorError{Commit: &pfspb.Commit{Repo: repo, Id: text}, Offset: max(a.root, a.back)}
+		n, err := tx.lineLength(start)
+		if err != nil {
+			return nil, err
 		}
-		a.back += start.Ordinal - a.root
+		if a.root > n || a.back >= a.root {
+			return nil, tooFar
+		}
+		a.back += n - a.root
 	}
 	if a.back == 0 {
 		return start, nil
 	}
 	if a.back >= start.Ordinal {
-		return nil, &AncestorError{Commit: &pfspb.Commit{Repo: repo, Id: text}, Offset: a.back}
+		return nil, tooFar
 	}
-	return tx.ancestor(start, a.back)
+	rec, err := tx.ancestor(start, a.back)
+	if err == nil && rec == nil {
+		return nil, tooFar
+	}
+	return rec, err
+}
+
+// lineLength is the number of commits from the root to rec, both included.
+func (tx *Txn) lineLength(rec *recordpb.CommitRecord) (n uint64, err error) {
+	_, squashed, err := tx.Peek(squashedKey(rec.Info.Commit.Repo))
+	if err != nil || !squashed {
+		return rec.Ordinal, err
+	}
+	for _, err := range tx.line(rec) {
+		if err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 func (tx *Txn) resolveBase(repo *pfspb.Repo, base string) (*recordpb.CommitRecord, error) {
@@ -198,12 +222,15 @@ func (tx *Txn) commitSet(id string) ([]*recordpb.CommitRecord, error) {
 // repo's commits are read in bulk.
 const nearAncestor = 8
 
-// ancestor goes back a number of parents, which must exist.
+// ancestor goes back a number of parents; nil if there are not that many.
 func (tx *Txn) ancestor(rec *recordpb.CommitRecord, back uint64) (*recordpb.CommitRecord, error) {
 	if back <= nearAncestor {
 		for ; back > 0; back-- {
 			var err error
 			parent := rec.Info.ParentCommit
+			if parent == nil {
+				return nil, nil
+			}
 			if rec, err = tx.commit(parent.GetRepo(), parent.GetId()); err != nil {
 				return nil, err
 			}
@@ -215,9 +242,10 @@ func (tx *Txn) ancestor(rec *recordpb.CommitRecord, back uint64) (*recordpb.Comm
 			return nil, err
 		}
 		if back == 0 {
-			return rec, nil
+			// Read again: what a scan read is not compared at the commit.
+			return tx.commit(rec.Info.Commit.Repo, rec.Info.Commit.Id)
 		}
 		back--
 	}
-	return nil, &AncestorError{Commit: rec.Info.Commit, Offset: back}
+	return nil, nil
 }

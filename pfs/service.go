@@ -31,6 +31,7 @@ type Config struct {
 	Store  *store.Store
 	Bucket chunk.Bucket
 	Logger *zap.Logger // default: none
+	Clock  Clock       // of triggers with a cron_spec; default: the system's
 	// Room says, by an error, that there is no space for more data; nil means that
 	// there always is.
 	Room func() error
@@ -49,6 +50,7 @@ type Service struct {
 	chunks *chunk.Store
 	files  *fileset.Storage
 	log    *zap.Logger
+	clock  Clock
 	room   func() error
 
 	projects store.Collection[*pfspb.ProjectInfo]
@@ -56,6 +58,7 @@ type Service struct {
 	branches store.Collection[*recordpb.BranchRecord]
 	commits  store.Collection[*recordpb.CommitRecord]
 	layers   store.Collection[*recordpb.LayerRecord]
+	clocks   store.Collection[*recordpb.TriggerClock] // by branch key
 	defaults store.Collection[*ppspb.GetProjectDefaultsResponse] // of projects; written by package pps
 
 	groups    sync.Map // one-shot commits that wait for each other, by branch key
@@ -71,6 +74,9 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = systemClock{}
+	}
 	if cfg.Room == nil {
 		cfg.Room = func() error { return nil }
 	}
@@ -78,12 +84,14 @@ func New(cfg Config) (*Service, error) {
 		store:    cfg.Store,
 		bucket:   cfg.Bucket,
 		log:      cfg.Logger,
+		clock:    cfg.Clock,
 		room:     cfg.Room,
 		projects: store.NewCollection[*pfspb.ProjectInfo](projectPrefix),
 		repos:    store.NewCollection[*pfspb.RepoInfo](repoPrefix),
 		branches: store.NewCollection[*recordpb.BranchRecord](branchPrefix),
 		commits:  store.NewCollection[*recordpb.CommitRecord](commitPrefix),
 		layers:   store.NewCollection[*recordpb.LayerRecord](layerPrefix),
+		clocks:   store.NewCollection[*recordpb.TriggerClock](clockPrefix),
 		defaults: store.NewCollection[*ppspb.GetProjectDefaultsResponse](projectDefaultsPrefix),
 		sweeps:   make(chan struct{}, 1),
 	}
@@ -107,7 +115,7 @@ func (s *Service) Init(ctx context.Context) error {
 }
 
 // Run does the work in the background until ctx ends: it finishes commits, folds
-// layers and sweeps what deleted repos leave. It calls Init first and returns
+// layers, sweeps what deleted repos leave and fires triggers by the clock. It calls Init first and returns
 // nil after ctx has ended.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.Init(ctx); err != nil {
@@ -117,6 +125,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.runFinisher(ctx) })
 	g.Go(func() error { return s.runCompactor(ctx) })
 	g.Go(func() error { return s.runSweeper(ctx) })
+	g.Go(func() error { return s.runClock(ctx) })
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err
 	}

@@ -20,6 +20,9 @@ type Txn struct {
 	touched map[string]*pfspb.Branch
 	// made has the id of the set for every repo that got a commit in it.
 	made map[string]bool
+	// settled are the branches with a newly FINISHED commit without error, in which
+	// their triggers are looked at when the set ends.
+	settled []*pfspb.Branch
 	// last is the newest start time given to a commit of a repo, Unix nanoseconds.
 	last map[string]int64
 }
@@ -63,17 +66,24 @@ func (tx *Txn) SetID() string {
 	return tx.setID
 }
 
-// endSet closes the current commit set: it propagates what changed downstream
-// and lets later commits of the transaction have a new set of their own. Update
-// ends with it; whoever groups independent commits into one transaction calls it
-// after each.
+// endSet closes the current commit set: it propagates what changed downstream,
+// lets later commits of the transaction have a new set of their own, and then
+// fires the triggers of branches that got on. Update ends with it; whoever groups
+// independent commits into one transaction calls it after each.
 func (tx *Txn) endSet() error {
 	if err := tx.propagate(); err != nil {
 		return err
 	}
+	settled := tx.settled
+	tx.settled = nil
 	tx.setID = ""
 	clear(tx.touched)
 	clear(tx.made)
+	for _, branch := range settled {
+		if err := tx.fireTriggers(branch); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -138,6 +148,20 @@ func (tx *Txn) lookup(repo *pfspb.Repo, id string) (*recordpb.CommitRecord, bool
 		return nil, false, nil
 	}
 	return tx.s.commits.Get(tx.Txn, commitKey(repo, string(found[1])))
+}
+
+// setHead makes a commit that exists already the head of a branch. Storing that
+// commit anew lets a transaction that removes it at the same time fail.
+func (tx *Txn) setHead(brec *recordpb.BranchRecord, repo *pfspb.Repo, id string) error {
+	rec, err := tx.commit(repo, id)
+	if err != nil {
+		return err
+	}
+	brec.Info.Head = &pfspb.Commit{Repo: repo, Id: id}
+	if err := tx.s.commits.Put(tx.Txn, commitKey(repo, rec.Order), rec); err != nil {
+		return err
+	}
+	return tx.putBranch(brec)
 }
 
 // putCommit stores a commit. Its layers are the caller's to store.

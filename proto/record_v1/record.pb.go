@@ -108,8 +108,10 @@ type BranchRecord struct {
 	Info *pfs_v2.BranchInfo `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
 	// Branches whose direct provenance holds this branch.
 	DirectSubvenance []*pfs_v2.Branch `protobuf:"bytes,2,rep,name=direct_subvenance,json=directSubvenance,proto3" json:"direct_subvenance,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Names of the branches of the same repo whose trigger names this branch.
+	Triggers      []string `protobuf:"bytes,3,rep,name=triggers,proto3" json:"triggers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BranchRecord) Reset() {
@@ -156,6 +158,58 @@ func (x *BranchRecord) GetDirectSubvenance() []*pfs_v2.Branch {
 	return nil
 }
 
+func (x *BranchRecord) GetTriggers() []string {
+	if x != nil {
+		return x.Triggers
+	}
+	return nil
+}
+
+// TriggerClock says when a branch with a trigger's cron_spec follows next.
+type TriggerClock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Next          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TriggerClock) Reset() {
+	*x = TriggerClock{}
+	mi := &file_record_v1_record_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TriggerClock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TriggerClock) ProtoMessage() {}
+
+func (x *TriggerClock) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TriggerClock.ProtoReflect.Descriptor instead.
+func (*TriggerClock) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TriggerClock) GetNext() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
 // CommitRecord is a commit and the layers that make up its content.
 type CommitRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -171,15 +225,18 @@ type CommitRecord struct {
 	Layers []*LayerRef `protobuf:"bytes,4,rep,name=layers,proto3" json:"layers,omitempty"`
 	// How many of the topmost layers the commit added to its base before any folding.
 	OwnLayers uint32 `protobuf:"varint,5,opt,name=own_layers,json=ownLayers,proto3" json:"own_layers,omitempty"`
-	// Distance from the root of its line of parents; a root has 1.
-	Ordinal       uint64 `protobuf:"varint,6,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	// Grows along every line of parents, and is at least the number of commits
+	// from the root to this one: equal to it unless one between was squashed.
+	Ordinal uint64 `protobuf:"varint,6,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
+	// The commit's content was given up, by ForgetCommit; layers is empty.
+	Forgotten     bool `protobuf:"varint,7,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommitRecord) Reset() {
 	*x = CommitRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[2]
+	mi := &file_record_v1_record_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -191,7 +248,7 @@ func (x *CommitRecord) String() string {
 func (*CommitRecord) ProtoMessage() {}
 
 func (x *CommitRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[2]
+	mi := &file_record_v1_record_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -204,7 +261,7 @@ func (x *CommitRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRecord.ProtoReflect.Descriptor instead.
 func (*CommitRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CommitRecord) GetInfo() *pfs_v2.CommitInfo {
@@ -249,6 +306,13 @@ func (x *CommitRecord) GetOrdinal() uint64 {
 	return 0
 }
 
+func (x *CommitRecord) GetForgotten() bool {
+	if x != nil {
+		return x.Forgotten
+	}
+	return false
+}
+
 // LayerRef points from a commit to one of its layers.
 type LayerRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -266,7 +330,7 @@ type LayerRef struct {
 
 func (x *LayerRef) Reset() {
 	*x = LayerRef{}
-	mi := &file_record_v1_record_proto_msgTypes[3]
+	mi := &file_record_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +342,7 @@ func (x *LayerRef) String() string {
 func (*LayerRef) ProtoMessage() {}
 
 func (x *LayerRef) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[3]
+	mi := &file_record_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +355,7 @@ func (x *LayerRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerRef.ProtoReflect.Descriptor instead.
 func (*LayerRef) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LayerRef) GetId() []byte {
@@ -336,7 +400,7 @@ type LayerRecord struct {
 
 func (x *LayerRecord) Reset() {
 	*x = LayerRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[4]
+	mi := &file_record_v1_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +412,7 @@ func (x *LayerRecord) String() string {
 func (*LayerRecord) ProtoMessage() {}
 
 func (x *LayerRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[4]
+	mi := &file_record_v1_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +425,7 @@ func (x *LayerRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerRecord.ProtoReflect.Descriptor instead.
 func (*LayerRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LayerRecord) GetBody() isLayerRecord_Body {
@@ -420,7 +484,7 @@ type LayerObject struct {
 
 func (x *LayerObject) Reset() {
 	*x = LayerObject{}
-	mi := &file_record_v1_record_proto_msgTypes[5]
+	mi := &file_record_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -432,7 +496,7 @@ func (x *LayerObject) String() string {
 func (*LayerObject) ProtoMessage() {}
 
 func (x *LayerObject) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[5]
+	mi := &file_record_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -445,7 +509,7 @@ func (x *LayerObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerObject.ProtoReflect.Descriptor instead.
 func (*LayerObject) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LayerObject) GetKey() string {
@@ -477,7 +541,7 @@ type FileSetRecord struct {
 
 func (x *FileSetRecord) Reset() {
 	*x = FileSetRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[6]
+	mi := &file_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +553,7 @@ func (x *FileSetRecord) String() string {
 func (*FileSetRecord) ProtoMessage() {}
 
 func (x *FileSetRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[6]
+	mi := &file_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +566,7 @@ func (x *FileSetRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSetRecord.ProtoReflect.Descriptor instead.
 func (*FileSetRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FileSetRecord) GetLayers() []*LayerRef {
@@ -540,7 +604,7 @@ type CacheRecord struct {
 
 func (x *CacheRecord) Reset() {
 	*x = CacheRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +616,7 @@ func (x *CacheRecord) String() string {
 func (*CacheRecord) ProtoMessage() {}
 
 func (x *CacheRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +629,7 @@ func (x *CacheRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CacheRecord.ProtoReflect.Descriptor instead.
 func (*CacheRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CacheRecord) GetValue() *anypb.Any {
@@ -611,7 +675,7 @@ type PipelineRecord struct {
 
 func (x *PipelineRecord) Reset() {
 	*x = PipelineRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[8]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +687,7 @@ func (x *PipelineRecord) String() string {
 func (*PipelineRecord) ProtoMessage() {}
 
 func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[8]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +700,7 @@ func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRecord.ProtoReflect.Descriptor instead.
 func (*PipelineRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PipelineRecord) GetInfo() *pps_v2.PipelineInfo {
@@ -680,7 +744,7 @@ type PipelineStatus struct {
 
 func (x *PipelineStatus) Reset() {
 	*x = PipelineStatus{}
-	mi := &file_record_v1_record_proto_msgTypes[9]
+	mi := &file_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +756,7 @@ func (x *PipelineStatus) String() string {
 func (*PipelineStatus) ProtoMessage() {}
 
 func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[9]
+	mi := &file_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +769,7 @@ func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineStatus.ProtoReflect.Descriptor instead.
 func (*PipelineStatus) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PipelineStatus) GetState() pps_v2.PipelineState {
@@ -774,10 +838,13 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12#\n" +
 	"\rdeployment_id\x18\x03 \x01(\tR\fdeploymentId\x124\n" +
-	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"s\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\x8f\x01\n" +
 	"\fBranchRecord\x12&\n" +
 	"\x04info\x18\x01 \x01(\v2\x12.pfs_v2.BranchInfoR\x04info\x12;\n" +
-	"\x11direct_subvenance\x18\x02 \x03(\v2\x0e.pfs_v2.BranchR\x10directSubvenance\"\xca\x01\n" +
+	"\x11direct_subvenance\x18\x02 \x03(\v2\x0e.pfs_v2.BranchR\x10directSubvenance\x12\x1a\n" +
+	"\btriggers\x18\x03 \x03(\tR\btriggers\">\n" +
+	"\fTriggerClock\x12.\n" +
+	"\x04next\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"\xe8\x01\n" +
 	"\fCommitRecord\x12&\n" +
 	"\x04info\x18\x01 \x01(\v2\x12.pfs_v2.CommitInfoR\x04info\x12\x16\n" +
 	"\x06branch\x18\x02 \x01(\tR\x06branch\x12\x14\n" +
@@ -785,7 +852,8 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06layers\x18\x04 \x03(\v2\x13.record_v1.LayerRefR\x06layers\x12\x1d\n" +
 	"\n" +
 	"own_layers\x18\x05 \x01(\rR\townLayers\x12\x18\n" +
-	"\aordinal\x18\x06 \x01(\x04R\aordinal\"q\n" +
+	"\aordinal\x18\x06 \x01(\x04R\aordinal\x12\x1c\n" +
+	"\tforgotten\x18\a \x01(\bR\tforgotten\"q\n" +
 	"\bLayerRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rencoded_bytes\x18\x02 \x01(\x04R\fencodedBytes\x12\x18\n" +
@@ -839,46 +907,48 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
-	(*CommitRecord)(nil),          // 2: record_v1.CommitRecord
-	(*LayerRef)(nil),              // 3: record_v1.LayerRef
-	(*LayerRecord)(nil),           // 4: record_v1.LayerRecord
-	(*LayerObject)(nil),           // 5: record_v1.LayerObject
-	(*FileSetRecord)(nil),         // 6: record_v1.FileSetRecord
-	(*CacheRecord)(nil),           // 7: record_v1.CacheRecord
-	(*PipelineRecord)(nil),        // 8: record_v1.PipelineRecord
-	(*PipelineStatus)(nil),        // 9: record_v1.PipelineStatus
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 11: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 12: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 13: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 14: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 15: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 16: pps_v2.PipelineState
+	(*TriggerClock)(nil),          // 2: record_v1.TriggerClock
+	(*CommitRecord)(nil),          // 3: record_v1.CommitRecord
+	(*LayerRef)(nil),              // 4: record_v1.LayerRef
+	(*LayerRecord)(nil),           // 5: record_v1.LayerRecord
+	(*LayerObject)(nil),           // 6: record_v1.LayerObject
+	(*FileSetRecord)(nil),         // 7: record_v1.FileSetRecord
+	(*CacheRecord)(nil),           // 8: record_v1.CacheRecord
+	(*PipelineRecord)(nil),        // 9: record_v1.PipelineRecord
+	(*PipelineStatus)(nil),        // 10: record_v1.PipelineStatus
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 12: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 13: pfs_v2.Branch
+	(*pfs_v2.CommitInfo)(nil),     // 14: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 15: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 16: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 17: pps_v2.PipelineState
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	10, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	11, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	12, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	13, // 3: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
-	3,  // 4: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
-	5,  // 5: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
-	3,  // 6: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	10, // 7: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	14, // 8: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
-	6,  // 9: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	15, // 10: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	16, // 11: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	10, // 12: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	10, // 13: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	11, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	12, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	13, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	11, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	14, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	4,  // 5: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
+	6,  // 6: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
+	4,  // 7: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
+	11, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	15, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	7,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
+	16, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	17, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	11, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	11, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -886,7 +956,7 @@ func file_record_v1_record_proto_init() {
 	if File_record_v1_record_proto != nil {
 		return
 	}
-	file_record_v1_record_proto_msgTypes[4].OneofWrappers = []any{
+	file_record_v1_record_proto_msgTypes[5].OneofWrappers = []any{
 		(*LayerRecord_Inline)(nil),
 		(*LayerRecord_Object)(nil),
 	}
@@ -896,7 +966,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
