@@ -3,7 +3,6 @@ package pfs
 import (
 	"context"
 	"fmt"
-	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -158,42 +157,6 @@ func (c *cursor) fillBack(tx *Txn) error {
 	}
 }
 
-// farParent is how many commits of other branches line passes over before it
-// looks the parent up by its id.
-const farParent = 64
-
-// line yields a commit, its parent, and so on to the root.
-func (tx *Txn) line(rec *recordpb.CommitRecord) iter.Seq2[*recordpb.CommitRecord, error] {
-	return func(yield func(*recordpb.CommitRecord, error) bool) {
-		repo := rec.Info.Commit.Repo
-		if !yield(rec, nil) {
-			return
-		}
-		c := newCursor(repo, false, rec.Order, cursorPage)
-		for skipped := 0; rec.Info.ParentCommit != nil; {
-			wanted := rec.Info.ParentCommit.Id
-			next, err := c.next(tx)
-			if err == nil && next != nil && next.Info.Commit.Id != wanted && skipped < farParent {
-				skipped++
-				continue
-			}
-			if err == nil && (next == nil || next.Info.Commit.Id != wanted) {
-				if next, err = tx.commit(repo, wanted); err == nil {
-					c = newCursor(repo, false, next.Order, cursorPage)
-				}
-			}
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			skipped, rec = 0, next
-			if !yield(rec, nil) {
-				return
-			}
-		}
-	}
-}
-
 // merge reads the commits of several repos as if they were one.
 type merge struct{ cursors []*cursor }
 
@@ -247,8 +210,7 @@ type listing struct {
 	filter commitFilter
 	merge  *merge // without from and to
 	// With to: the line of parents.
-	repo  *pfspb.Repo
-	at    string // id of the next commit of the line, "" at its end
+	line  lineWalk
 	stop  string // id of from
 	until string // orders from this on are left out, if not empty
 }
@@ -322,7 +284,6 @@ func (l *listing) setLine(tx *Txn, repo *pfspb.Repo, req *pfspb.ListCommitReques
 			return fmt.Errorf("commit must have a repo")
 		}
 	}
-	l.repo = repo
 	if err := tx.repoExists(repo); err != nil {
 		return err
 	}
@@ -335,7 +296,7 @@ func (l *listing) setLine(tx *Txn, repo *pfspb.Repo, req *pfspb.ListCommitReques
 	if err != nil {
 		return err
 	}
-	l.at = to.Info.Commit.Id
+	l.line = lineWalk{repo: repo, at: to.Info.Commit.Id}
 	if t := req.GetStartedTime(); t != nil {
 		l.until = orderBound(t.AsTime().UnixNano())
 	}
@@ -377,32 +338,16 @@ func (s *Service) page(ctx context.Context, l *listing, n int) (infos []*pfspb.C
 }
 
 func (l *listing) pageOfLine(tx *Txn, n int, emit func(*recordpb.CommitRecord) error) (more bool, err error) {
-	if l.at == "" || l.at == l.stop {
-		return false, nil
-	}
-	start, err := tx.commit(l.repo, l.at)
-	if err != nil {
-		return false, err
-	}
-	seen, sent := 0, 0
-	for rec, err := range tx.line(start) {
-		if err != nil {
-			return false, err
-		}
-		l.at = rec.Info.Commit.Id
-		if l.at == l.stop {
+	recs, more, err := l.line.page(tx, n)
+	for _, rec := range recs {
+		if rec.Info.Commit.Id == l.stop {
 			return false, nil
 		}
-		if seen == 8*n || sent == n {
-			return true, nil
-		}
-		seen++
 		if l.filter.matches(rec) && (l.until == "" || strings.Compare(rec.Order, l.until) < 0) {
-			sent++
 			if err := emit(rec); err != nil {
 				return false, err
 			}
 		}
 	}
-	return false, nil
+	return more, err
 }

@@ -30,7 +30,7 @@ type metaServer struct {
 }
 
 // openService opens a Service on a data directory, which the returned function closes.
-func openService(t testing.TB, dir string) (*Service, func()) {
+func openService(t testing.TB, dir string, options ...func(*Config)) (*Service, func()) {
 	t.Helper()
 	st, err := store.Open(t.Context(), store.Config{Dir: filepath.Join(dir, "etcd")})
 	if err != nil {
@@ -40,7 +40,11 @@ func openService(t testing.TB, dir string) (*Service, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc, err := New(Config{Store: st, Bucket: bucket})
+	cfg := Config{Store: st, Bucket: bucket}
+	for _, set := range options {
+		set(&cfg)
+	}
+	svc, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,9 +60,9 @@ func openService(t testing.TB, dir string) (*Service, func()) {
 
 // startMeta serves a data directory until the returned function is called or the
 // test ends. Background work runs.
-func startMeta(t *testing.T, dir string) (*metaServer, func()) {
+func startMeta(t *testing.T, dir string, options ...func(*Config)) (*metaServer, func()) {
 	t.Helper()
-	svc, closeStorage := openService(t, dir)
+	svc, closeStorage := openService(t, dir, options...)
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- svc.Run(ctx) }()
@@ -360,10 +364,6 @@ func TestErrors_CodesAndTexts(t *testing.T) {
 			_, err := all(m.ListBranch(ctx, &pfspb.ListBranchRequest{Repo: repoOf("x")}))
 			return err
 		}(), codes.NotFound, exactly("repo default/x not found")},
-		{"unimplemented", func() error {
-			_, err := m.SquashCommit(ctx, &pfspb.SquashCommitRequest{})
-			return err
-		}(), codes.Unimplemented, exactly("squashing commits is not supported yet")},
 		{"two commits of a repo", m.svc.Update(ctx, func(tx *Txn) error {
 			if _, err := tx.StartCommit(branchOf("other@a"), nil, ""); err != nil {
 				return err

@@ -58,7 +58,7 @@ type Service struct {
 	branches store.Collection[*recordpb.BranchRecord]
 	commits  store.Collection[*recordpb.CommitRecord]
 	layers   store.Collection[*recordpb.LayerRecord]
-	clocks   store.Collection[*recordpb.TriggerClock] // by branch key
+	clocks   store.Collection[*recordpb.TriggerClock]            // by branch key
 	defaults store.Collection[*ppspb.GetProjectDefaultsResponse] // of projects; written by package pps
 
 	groups    sync.Map // one-shot commits that wait for each other, by branch key

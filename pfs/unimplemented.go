@@ -14,56 +14,6 @@ import (
 
 func unsupported(what string) error { return &UnsupportedError{What: what} }
 
-// SquashCommit implements pfs_v2.API.
-func (s *Service) SquashCommit(context.Context, *pfspb.SquashCommitRequest) (*pfspb.SquashCommitResponse, error) {
-	return nil, unsupported("squashing commits is")
-}
-
-// SquashCommitSet implements pfs_v2.API.
-func (s *Service) SquashCommitSet(context.Context, *pfspb.SquashCommitSetRequest) (*emptypb.Empty, error) {
-	return nil, unsupported("squashing commit sets is")
-}
-
-// DropCommit implements pfs_v2.API.
-func (s *Service) DropCommit(context.Context, *pfspb.DropCommitRequest) (*pfspb.DropCommitResponse, error) {
-	return nil, unsupported("dropping commits is")
-}
-
-// DropCommitSet implements pfs_v2.API.
-func (s *Service) DropCommitSet(context.Context, *pfspb.DropCommitSetRequest) (*emptypb.Empty, error) {
-	return nil, unsupported("dropping commit sets is")
-}
-
-// ForgetCommit implements pfs_v2.API.
-func (s *Service) ForgetCommit(context.Context, *pfspb.ForgetCommitRequest) (*pfspb.ForgetCommitResponse, error) {
-	return nil, unsupported("forgetting commits is")
-}
-
-// FindCommits implements pfs_v2.API.
-func (s *Service) FindCommits(*pfspb.FindCommitsRequest, grpc.ServerStreamingServer[pfspb.FindCommitsResponse]) error {
-	return unsupported("finding the commits that changed a file is")
-}
-
-// WalkCommitProvenance implements pfs_v2.API.
-func (s *Service) WalkCommitProvenance(*pfspb.WalkCommitProvenanceRequest, grpc.ServerStreamingServer[pfspb.CommitInfo]) error {
-	return unsupported("walking the provenance of commits is")
-}
-
-// WalkCommitSubvenance implements pfs_v2.API.
-func (s *Service) WalkCommitSubvenance(*pfspb.WalkCommitSubvenanceRequest, grpc.ServerStreamingServer[pfspb.CommitInfo]) error {
-	return unsupported("walking the subvenance of commits is")
-}
-
-// WalkBranchProvenance implements pfs_v2.API.
-func (s *Service) WalkBranchProvenance(*pfspb.WalkBranchProvenanceRequest, grpc.ServerStreamingServer[pfspb.BranchInfo]) error {
-	return unsupported("walking the provenance of branches is")
-}
-
-// WalkBranchSubvenance implements pfs_v2.API.
-func (s *Service) WalkBranchSubvenance(*pfspb.WalkBranchSubvenanceRequest, grpc.ServerStreamingServer[pfspb.BranchInfo]) error {
-	return unsupported("walking the subvenance of branches is")
-}
-
 // ActivateAuth implements pfs_v2.API.
 func (s *Service) ActivateAuth(context.Context, *pfspb.ActivateAuthRequest) (*pfspb.ActivateAuthResponse, error) {
 	return nil, unsupported("authentication is")

@@ -1,0 +1,238 @@
+package pfs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+	"github.com/minipachd/minipachd/store"
+)
+
+// A commit's record has the complete stack of its layers, so removing another
+// one never changes its content. Layers are left alone here: those that no
+// commit has any more are garbage.
+//
+// Whoever makes a commit the head of a branch or the parent of another writes to
+// the commit's record or below its child key. A transaction that removes a commit
+// compares both, and therefore need not compare all branches of a busy repo.
+
+// removeCommit takes away a commit's record and its place in all indexes. Its
+// children, what is made from it and the heads of branches are the caller's.
+func (tx *Txn) removeCommit(rec *recordpb.CommitRecord) {
+	c := rec.Info.Commit
+	tx.s.commits.Delete(tx.Txn, commitKey(c.Repo, rec.Order))
+	tx.Delete(idKey(c.Id, c.Repo))
+	if p := rec.Info.ParentCommit; p != nil {
+		tx.Delete(childKey(c.Repo, p.Id, c.Id))
+	}
+	for _, p := range rec.Info.DirectProvenance {
+		if p.Repo.Type != SpecType {
+			tx.Delete(subvKey(p, c))
+		}
+	}
+	if state(rec.Info) == pfspb.CommitState_FINISHING {
+		tx.Delete(finishingKey(rec))
+	}
+}
+
+// children returns the commits made on one; the transaction conflicts with
+// changes to them and with new ones.
+func (tx *Txn) children(c *pfspb.Commit) ([]*recordpb.CommitRecord, error) {
+	var ids []string
+	prefix := childKey(c.Repo, c.Id, "")
+	for kv, err := range tx.Scan(prefix, store.ScanOptions{KeysOnly: true, Check: true}) {
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, kv.Key[len(prefix):])
+	}
+	var recs []*recordpb.CommitRecord
+	for _, id := range ids {
+		rec, err := tx.commit(c.Repo, id)
+		if err != nil {
+			return nil, err
+		}
+		recs = append(recs, rec)
+	}
+	return recs, nil
+}
+
+// reliant returns the commits whose content begins with that of rec: its
+// children, and instead of one with an error, which children skip, also the
+// children of that. ends are those with an error and without children: what is
+// made on them in future will begin with rec too.
+func (tx *Txn) reliant(rec *recordpb.CommitRecord) (all, ends []*recordpb.CommitRecord, err error) {
+	children, err := tx.children(rec.Info.Commit)
+	if err != nil {
+		return nil, nil, err
+	}
+	for todo := children; len(todo) > 0; {
+		c := todo[0]
+		todo = todo[1:]
+		all = append(all, c)
+		if c.Info.Error == "" || rec.Info.Error != "" {
+			continue
+		}
+		more, err := tx.children(c.Info.Commit)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(more) == 0 {
+			ends = append(ends, c)
+		}
+		todo = append(todo, more...)
+	}
+	return all, ends, nil
+}
+
+// branchesAt returns the branches whose head is a commit.
+func (tx *Txn) branchesAt(c *pfspb.Commit) ([]*recordpb.BranchRecord, error) {
+	var at []*recordpb.BranchRecord
+	for item, err := range tx.s.branches.Scan(tx.Txn, repoKey(c.Repo)+"/", store.ScanOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		if item.Value.Info.Head.GetId() == c.Id {
+			at = append(at, item.Value)
+		}
+	}
+	return at, nil
+}
+
+// refuseSpec refuses to remove a spec commit while something is made from it.
+// There is no index of that for spec commits, so the pipeline and the branches
+// have to tell.
+func (tx *Txn) refuseSpec(verb string, rec *recordpb.CommitRecord) error {
+	repo := rec.Info.Commit.Repo
+	if repo.Type != SpecType {
+		return nil
+	}
+	_, used, err := tx.Get(pipelinePrefix + repo.Project.Name + "/" + repo.Name)
+	if err != nil {
+		return err
+	}
+	if used {
+		return &PipelineCommitError{Verb: verb, Commit: rec.Info.Commit}
+	}
+	for item, err := range tx.s.branches.Scan(tx.Txn, repoKey(repo)+"/", store.ScanOptions{Check: true}) {
+		if err != nil {
+			return err
+		}
+		if sub := item.Value.DirectSubvenance; len(sub) > 0 {
+			return fmt.Errorf("cannot %s commit %s because branches are made from its repo: [%s]", verb, CommitName(rec.Info.Commit), joinBranches(sub))
+		}
+	}
+	return nil
+}
+
+// ownCommits returns the commits of a set, newest first. Other sets that come
+// from it forbid removing it.
+func (tx *Txn) ownCommits(verb string, set *pfspb.CommitSet) ([]*recordpb.CommitRecord, error) {
+	if set.GetId() == "" {
+		return nil, invalidRequest("a commit set must be given")
+	}
+	if !IsCommitID(set.Id) {
+		return nil, &CommitSetNotFoundError{ID: set.Id}
+	}
+	all, err := tx.commitSet(set.Id)
+	if err != nil {
+		return nil, err
+	}
+	own := slices.DeleteFunc(all, func(rec *recordpb.CommitRecord) bool { return rec.Info.Commit.Id != set.Id })
+	if len(own) == 0 {
+		return nil, &CommitSetNotFoundError{ID: set.Id}
+	}
+	others := map[string]bool{}
+	for _, rec := range own {
+		if err := tx.refuseSpec(verb, rec); err != nil {
+			return nil, err
+		}
+		made, err := tx.madeFrom(rec.Info.Commit)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range made {
+			if c.Id != set.Id {
+				others[c.Id] = true
+			}
+		}
+	}
+	if len(others) > 0 {
+		return nil, &SubvenantSetsError{ID: set.Id, Sets: slices.Sorted(maps.Keys(others))}
+	}
+	newestFirst(own)
+	return own, nil
+}
+
+// withSubvenance returns a commit and all that comes from it, newest first. There
+// must be none of the latter unless recursive is set.
+func (tx *Txn) withSubvenance(verb string, c *pfspb.Commit, recursive bool) ([]*recordpb.CommitRecord, error) {
+	rec, err := tx.resolve(c)
+	if err != nil {
+		return nil, err
+	}
+	first := rec.Info.Commit
+	all := []*recordpb.CommitRecord{rec}
+	seen := map[string]bool{idKey(first.Id, first.Repo): true}
+	for i := 0; i < len(all); i++ {
+		if err := tx.refuseSpec(verb, all[i]); err != nil {
+			return nil, err
+		}
+		made, err := tx.madeFrom(all[i].Info.Commit)
+		if err != nil {
+			return nil, err
+		}
+		if len(made) > 0 && !recursive {
+			return nil, fmt.Errorf("cannot %s commit (%s) with subvenance without recursive", verb, CommitName(first))
+		}
+		for _, m := range made {
+			if seen[idKey(m.Id, m.Repo)] {
+				continue
+			}
+			seen[idKey(m.Id, m.Repo)] = true
+			if len(seen) > maxClosure {
+				return nil, fmt.Errorf("cannot %s commit (%s): more than %d commits come from it", verb, CommitName(first), maxClosure)
+			}
+			rec, err := tx.commit(m.Repo, m.Id)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, rec)
+		}
+	}
+	newestFirst(all)
+	return all, nil
+}
+
+func newestFirst(recs []*recordpb.CommitRecord) {
+	slices.SortStableFunc(recs, func(a, b *recordpb.CommitRecord) int { return strings.Compare(b.Order, a.Order) })
+}
+
+// madeFrom returns the direct subvenance of a commit, as far as it exists; the
+// transaction conflicts with commits that join it.
+func (tx *Txn) madeFrom(c *pfspb.Commit) ([]*pfspb.Commit, error) {
+	var named []*pfspb.Commit
+	prefix := subvPrefix + repoKey(c.Repo) + "/" + c.Id + "/"
+	for kv, err := range tx.Scan(prefix, store.ScanOptions{KeysOnly: true, Check: true}) {
+		if err != nil {
+			return nil, err
+		}
+		if id, key, ok := strings.Cut(kv.Key[len(prefix):], "/"); ok {
+			named = append(named, &pfspb.Commit{Repo: parseRepoKey(key), Id: id})
+		}
+	}
+	var made []*pfspb.Commit
+	for _, m := range named {
+		_, ok, err := tx.lookup(m.Repo, m.Id)
+		if err != nil && !gone(err) {
+			return nil, err
+		}
+		if ok {
+			made = append(made, m)
+		}
+	}
+	return made, nil
+}

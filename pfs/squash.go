@@ -1,0 +1,155 @@
+package pfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+)
+
+// SquashCommitSet removes all commits of a set; their children keep the data.
+func (tx *Txn) SquashCommitSet(set *pfspb.CommitSet) error {
+	recs, err := tx.ownCommits("squash", set)
+	if err != nil {
+		return err
+	}
+	return tx.squashAll(recs)
+}
+
+// SquashCommit removes one commit and, with recursive, all that comes from it;
+// their children keep the data.
+func (tx *Txn) SquashCommit(c *pfspb.Commit, recursive bool) error {
+	recs, err := tx.withSubvenance("squash", c, recursive)
+	if err != nil {
+		return err
+	}
+	return tx.squashAll(recs)
+}
+
+// squashAll squashes commits, which come newest first.
+func (tx *Txn) squashAll(recs []*recordpb.CommitRecord) error {
+	for _, rec := range recs {
+		if err := tx.squash(rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// squash removes one commit and makes its children those of its parent. What a
+// branch holds, or would hold next, never changes by it.
+func (tx *Txn) squash(rec *recordpb.CommitRecord) error {
+	c := rec.Info.Commit
+	children, err := tx.children(c)
+	if err != nil {
+		return err
+	}
+	all, ends, err := tx.reliant(rec)
+	if err != nil {
+		return err
+	}
+	if len(children) == 0 || len(ends) > 0 {
+		return fmt.Errorf("cannot squash a commit that has no children as that would cause data loss, use the drop operation instead: %s", CommitName(c))
+	}
+	for _, child := range all {
+		if state(child.Info) != pfspb.CommitState_FINISHED {
+			return fmt.Errorf("cannot squash until child commit %s is finished", CommitName(child.Info.Commit))
+		}
+	}
+	at, err := tx.branchesAt(c)
+	if err != nil {
+		return err
+	}
+	if len(at) > 0 {
+		return fmt.Errorf("cannot squash commit %s because it is the head of branches [%s]: move or delete them first", CommitName(c), joinBranches(branchNames(at)))
+	}
+	parent := rec.Info.ParentCommit
+	if parent != nil {
+		// Read only to conflict with a transaction that removes it.
+		if _, err := tx.commit(parent.Repo, parent.Id); err != nil {
+			return err
+		}
+	}
+	for _, child := range children {
+		tx.Delete(childKey(c.Repo, c.Id, child.Info.Commit.Id))
+		child.Info.ParentCommit = parent
+		if parent != nil {
+			tx.Put(childKey(c.Repo, parent.Id, child.Info.Commit.Id), nil)
+		}
+		if err := tx.putCommit(child); err != nil {
+			return err
+		}
+	}
+	tx.removeCommit(rec)
+	tx.Put(squashedKey(c.Repo), nil)
+	return nil
+}
+
+// ForgetCommit gives up the content of a commit on an output branch and keeps the
+// commit. Commits on it have their own copy of the content; those made on it
+// afterwards begin with nothing, which is why it may not be what users commit to
+// next.
+func (tx *Txn) ForgetCommit(p *pfspb.CommitPicker) error {
+	rec, err := tx.pickCommit(p)
+	if err != nil {
+		return err
+	}
+	c := rec.Info.Commit
+	if len(rec.Info.DirectProvenance) == 0 {
+		return errors.New("the commit to be forgotten must be in an output repo")
+	}
+	if state(rec.Info) != pfspb.CommitState_FINISHED {
+		return &CommitNotFinishedError{Commit: c}
+	}
+	all, _, err := tx.reliant(rec)
+	if err != nil {
+		return err
+	}
+	users := []*pfspb.Commit{c}
+	for _, child := range all {
+		if state(child.Info) != pfspb.CommitState_FINISHED {
+			return fmt.Errorf("cannot forget commit %s: direct descendants must be closed, %s is not", CommitName(c), CommitName(child.Info.Commit))
+		}
+		if child.Info.Error != "" {
+			users = append(users, child.Info.Commit)
+		}
+	}
+	for _, u := range users {
+		at, err := tx.branchesAt(u)
+		if err != nil {
+			return err
+		}
+		for _, b := range at {
+			if len(b.Info.DirectProvenance) == 0 || isSpoutBranch(b) {
+				return fmt.Errorf("cannot forget commit %s: the next commit on branch %s would begin with its content", CommitName(c), BranchName(b.Info.Branch))
+			}
+		}
+	}
+	rec.Layers, rec.OwnLayers, rec.Forgotten = nil, 0, true
+	return tx.putCommit(rec)
+}
+
+// SquashCommitSet implements pfs_v2.API.
+func (s *Service) SquashCommitSet(ctx context.Context, req *pfspb.SquashCommitSetRequest) (*emptypb.Empty, error) {
+	return done(s.Update(ctx, func(tx *Txn) error { return tx.SquashCommitSet(req.GetCommitSet()) }))
+}
+
+// SquashCommit implements pfs_v2.API.
+func (s *Service) SquashCommit(ctx context.Context, req *pfspb.SquashCommitRequest) (*pfspb.SquashCommitResponse, error) {
+	if err := s.Update(ctx, func(tx *Txn) error { return tx.SquashCommit(req.GetCommit(), req.GetRecursive()) }); err != nil {
+		return nil, err
+	}
+	return &pfspb.SquashCommitResponse{}, nil
+}
+
+// ForgetCommit implements pfs_v2.API.
+func (s *Service) ForgetCommit(ctx context.Context, req *pfspb.ForgetCommitRequest) (*pfspb.ForgetCommitResponse, error) {
+	if err := s.Update(ctx, func(tx *Txn) error { return tx.ForgetCommit(req.GetCommit()) }); err != nil {
+		return nil, err
+	}
+	return &pfspb.ForgetCommitResponse{}, nil
+}
