@@ -182,7 +182,8 @@ func (tx *Txn) changeSubvenance(b *pfspb.Branch, edit func([]*pfspb.Branch) []*p
 }
 
 // checkDAG refuses provenance that leads back to its own branch, and DAGs that
-// hold two branches of one repo. It stores brec, whose provenance is new, for the
+// hold two branches of one repo: a commit at their common source would have to
+// make two of one repo, or one of them be made from both. It stores brec, whose provenance is new, for the
 // walks to see.
 func (tx *Txn) checkDAG(brec *recordpb.BranchRecord) error {
 	branch := brec.Info.Branch
@@ -201,6 +202,19 @@ func (tx *Txn) checkDAG(brec *recordpb.BranchRecord) error {
 		if sources := branchNames(above); containsBranch(sources, b) {
 			return &CycleError{Branch: branch, Provenance: brec.Info.DirectProvenance[0]}
 		} else if err := oneBranchPerRepo(append(sources, b)); err != nil {
+			return err
+		}
+	}
+	above, err := tx.upstream([]*pfspb.Branch{branch})
+	if err != nil {
+		return err
+	}
+	for _, b := range append([]*pfspb.Branch{branch}, branchNames(above)...) {
+		moved, err := tx.movedBy(b)
+		if err != nil {
+			return err
+		}
+		if err := oneBranchPerRepo(append(moved, b)); err != nil {
 			return err
 		}
 	}

@@ -247,3 +247,23 @@ func TestCreateBranch_ReplacesProvenance(t *testing.T) {
 		t.Errorf("heads: %v, %v", b, c)
 	}
 }
+
+// TestCreateBranch_TwoBranchesOfARepoFromOneSource is refused: no commit could be
+// made at the source afterwards.
+func TestCreateBranch_TwoBranchesOfARepoFromOneSource(t *testing.T) {
+	m := newMeta(t)
+	ctx := limit(t)
+	m.repo("a", "b", "d", "s", "s.spec")
+	m.branch("b@master", "a@master")
+	m.branch("d@x", "a@master")
+	for _, from := range []string{"a@master", "b@master"} {
+		_, err := m.CreateBranch(ctx, &pfspb.CreateBranchRequest{Branch: branchOf("d@y"), Provenance: []*pfspb.Branch{branchOf(from)}})
+		wantError(t, err, codes.Unknown, `multiple branches from the same repo, "default/d", cannot participate in a DAG`)
+	}
+	m.branch("d@y", "a@other")
+	m.commit("a@master")
+	// Nothing is propagated to what spouts write.
+	m.branch("s@x", "s.spec@master")
+	m.branch("s@y", "s.spec@master")
+	m.commit("s.spec@master")
+}

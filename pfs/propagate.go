@@ -60,6 +60,34 @@ func follows(brec *recordpb.BranchRecord, changed map[string]bool) bool {
 	})
 }
 
+// movedBy returns the branches that commits on one may be propagated to, in no order.
+func (tx *Txn) movedBy(b *pfspb.Branch) ([]*pfspb.Branch, error) {
+	moved, seen := []*pfspb.Branch{b}, map[string]bool{branchKey(b): true}
+	for i := 0; i < len(moved); i++ {
+		rec, ok, err := tx.branch(moved[i])
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		for _, sub := range rec.DirectSubvenance {
+			if seen[branchKey(sub)] {
+				continue
+			}
+			seen[branchKey(sub)] = true
+			srec, ok, err := tx.branch(sub)
+			if err != nil {
+				return nil, err
+			}
+			if ok && !isSpoutBranch(srec) {
+				moved = append(moved, sub)
+			}
+		}
+	}
+	return moved[1:], nil
+}
+
 // downstream returns the branches that are made, at any distance, from the given
 // ones, each after those that it is made from. The given ones are not among
 // them unless one is made from another.
