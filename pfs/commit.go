@@ -376,8 +376,13 @@ func (s *Service) waitCommit(ctx context.Context, repo *pfspb.Repo, id string, w
 	if want == pfspb.CommitState_READY {
 		return s.waitProvenance(ctx, rec)
 	}
+	return s.await(ctx, rec, want)
+}
+
+// await is the part of waitCommit that follows the look at the commit as it was.
+func (s *Service) await(ctx context.Context, rec *recordpb.CommitRecord, want pfspb.CommitState) (*recordpb.CommitRecord, error) {
 	seen := false
-	err = s.commits.Watch(ctx, s.store, commitKey(repo, rec.Order), func(e store.Event[*recordpb.CommitRecord]) error {
+	err := s.commits.Watch(ctx, s.store, commitKey(rec.Info.Commit.Repo, rec.Order), func(e store.Event[*recordpb.CommitRecord]) error {
 		switch {
 		case e.Deleted, e.Synced && !seen:
 			return &CommitDeletedError{Commit: rec.Info.Commit}

@@ -505,3 +505,37 @@ func TestSquash_BesideWriters(t *testing.T) {
 	}
 	m.sound()
 }
+
+// TestRemoveCommit_BesideWhoPointsAtIt races squash and drop with branches and
+// commits made at the commit: one of both gets through, or one after the other.
+func TestRemoveCommit_BesideWhoPointsAtIt(t *testing.T) {
+	m := newMeta(t)
+	ctx := limit(t)
+	m.repo("r")
+	both := func(f, g func() error) (ferr, gerr error) {
+		var wg sync.WaitGroup
+		wg.Go(func() { ferr = f() })
+		wg.Go(func() { gerr = g() })
+		wg.Wait()
+		return ferr, gerr
+	}
+	for i := range 20 {
+		branch := fmt.Sprintf("r@b%d", i)
+		a, b := m.commit(branch), m.commit(branch)
+		made, squashed := both(func() error {
+			_, err := m.CreateBranch(ctx, &pfspb.CreateBranchRequest{Branch: branchOf(branch + "x"), Head: a})
+			return err
+		}, func() error { return m.squash(a, false) })
+		if (made == nil) == (squashed == nil) {
+			t.Errorf("a branch made: %v; its head squashed: %v", made, squashed)
+		}
+		_, dropped := both(func() error {
+			_, err := m.StartCommit(ctx, &pfspb.StartCommitRequest{Branch: branchOf(branch + "y"), Parent: b})
+			return err
+		}, func() error { return m.drop(b, false) })
+		if _, err := m.InspectCommit(ctx, &pfspb.InspectCommitRequest{Commit: b}); (err != nil) != (dropped == nil) {
+			t.Errorf("dropped: %v, and then found: %v", dropped, err)
+		}
+	}
+	m.sound()
+}

@@ -217,7 +217,7 @@ func (sub *subscription) deliver(ctx context.Context, kv *mvccpb.KeyValue) error
 		rec, err = sub.s.waitCommit(ctx, sub.repo, c.Id, sub.state)
 		var nf *CommitNotFoundError
 		if errors.As(err, &nf) {
-			return &CommitDeletedError{Commit: c}
+			return nil // removed before it was its turn: nobody waits for it
 		}
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
 
 type commitStream = grpc.ServerStreamingClient[pfspb.CommitInfo]
@@ -159,6 +160,43 @@ func TestSubscribeCommit_EndsWithItsRepo(t *testing.T) {
 	m.must(m.DeleteRepo(ctx, &pfspb.DeleteRepoRequest{Repo: repoOf("r")}))
 	_, err := stream.Recv()
 	wantError(t, err, codes.NotFound, "repo default/r not found")
+}
+
+// TestSubscribeCommit_DroppedBeforeItsTurn passes the commit over.
+func TestSubscribeCommit_DroppedBeforeItsTurn(t *testing.T) {
+	m := newMeta(t)
+	ctx := limit(t)
+	m.repo("r")
+	first, second := m.start("r@a"), m.start("r@b")
+	stream := m.subscribe(ctx, &pfspb.SubscribeCommitRequest{Repo: repoOf("r"), State: pfspb.CommitState_FINISHED})
+	m.must(nil, m.drop(second, false))
+	m.finishWith(first, "")
+	third := m.commit("r@a").Id
+	m.wantTaken(stream, first.Id, m.inspectBranch("r@b").Head.Id, third)
+}
+
+// TestAwait_DroppedCommit ends the wait, also if it was dropped just before.
+func TestAwait_DroppedCommit(t *testing.T) {
+	m := newMeta(t)
+	ctx := limit(t)
+	m.repo("r")
+	c := m.start("r@a")
+	var rec *recordpb.CommitRecord
+	m.must(nil, m.svc.View(ctx, func(tx *Txn) (err error) {
+		rec, err = tx.resolve(c)
+		return err
+	}))
+	waited := make(chan error, 2)
+	wait := func() {
+		_, err := m.svc.await(ctx, rec, pfspb.CommitState_FINISHED)
+		waited <- err
+	}
+	go wait()
+	m.must(nil, m.drop(c, false))
+	wait()
+	for range 2 {
+		wantError(t, <-waited, codes.Unknown, "commit default/r@"+c.Id+" was deleted")
+	}
 }
 
 // TestInspectCommit_DeletedWhileWaitedOn says so.
