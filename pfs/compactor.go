@@ -92,6 +92,7 @@ func (s *Service) compactOnce(ctx context.Context, branch *pfspb.Branch) (more b
 	if err != nil {
 		return false, err
 	}
+	defer folded.Release()
 	err = s.Update(ctx, func(tx *Txn) error {
 		more = false
 		brec, ok, err := tx.branch(branch)

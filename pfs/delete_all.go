@@ -120,16 +120,12 @@ func (s *Service) sweepRepo(ctx context.Context, repo *pfspb.Repo) error {
 	return nil
 }
 
-// deleteCommit removes a commit's record, layers and place in the indexes. No
-// commit outside of its repo refers to its layers; their objects in the bucket
-// are left to garbage collection.
+// deleteCommit removes a commit's record and place in the indexes. Others may
+// refer to its layers: these are left to garbage collection.
 func (s *Service) deleteCommit(tx *store.Txn, rec *recordpb.CommitRecord) {
 	c := rec.Info.Commit
 	s.commits.Delete(tx, commitKey(c.Repo, rec.Order))
 	tx.Delete(idKey(c.Id, c.Repo))
-	for _, ref := range rec.Layers {
-		s.layers.Delete(tx, layerKey(ref.Id))
-	}
 	for _, p := range rec.Info.DirectProvenance {
 		if p.Repo.Type != SpecType {
 			tx.Delete(subvKey(p, c))

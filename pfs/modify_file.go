@@ -124,6 +124,10 @@ func (s *Service) copyFile(ctx context.Context, w *fileset.Writer, cp *pfspb.Cop
 	if err != nil {
 		return err
 	}
+	return src.deleted(ctx, s, copyFrom(ctx, src, w, cp))
+}
+
+func copyFrom(ctx context.Context, src *snapshot, w *fileset.Writer, cp *pfspb.CopyFile) error {
 	from := cleanFile(cp.GetSrc().GetPath())
 	files, err := src.view.Lookup(ctx, from)
 	if err != nil {
@@ -293,6 +297,7 @@ func (s *Service) foldOpen(ctx context.Context, c *pfspb.Commit) error {
 	if err != nil {
 		return err
 	}
+	defer folded.Release()
 	return s.Update(ctx, func(tx *Txn) error {
 		now, err := tx.commit(c.Repo, c.Id)
 		if err != nil {
@@ -312,8 +317,11 @@ func (s *Service) foldOpen(ctx context.Context, c *pfspb.Commit) error {
 	})
 }
 
-// putLayers stores new layers.
+// putLayers stores new layers, if all is still there that their pins hold.
 func (tx *Txn) putLayers(layers []*fileset.Layer) error {
+	if err := tx.rely(layers); err != nil {
+		return err
+	}
 	for _, l := range layers {
 		if err := tx.s.layers.Put(tx.Txn, layerKey(l.Ref.Id), l.Record); err != nil {
 			return err

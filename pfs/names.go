@@ -48,6 +48,8 @@ const (
 	garbagePrefix   = "pfs/garbage/"
 	squashedPrefix  = "pfs/squashed/"
 	clockPrefix     = "pfs/clock/"
+	fileSetPrefix   = "pfs/fileset/"
+	cachePrefix     = "pfs/cache/"
 
 	pipelinePrefix        = "pps/pipeline/"         // of package pps; only looked at for existence
 	projectDefaultsPrefix = "pps/defaults/project/" // of package pps

@@ -10,6 +10,7 @@ import (
 	"github.com/minipachd/minipachd/pfs/fileset"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+	"github.com/minipachd/minipachd/store"
 )
 
 // Limits of one transaction of grouped commits.
@@ -126,6 +127,9 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 				if errors.As(err, &wait) || errors.As(err, &half) {
 					return err
 				}
+				if tx.cut(err) {
+					return store.ErrLeaseLost
+				}
 				if errs[i] = err; err == nil {
 					known = append(known, made...)
 					depth = len(rec.Layers)
@@ -160,6 +164,9 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 // oneShot makes one FINISHED commit and closes its set. Known are layers of
 // commits made before in the same transaction; made are the ones it adds.
 func (tx *Txn) oneShot(branch *pfspb.Branch, layers, known []*fileset.Layer) (rec *recordpb.CommitRecord, made []*fileset.Layer, err error) {
+	if err := tx.rely(layers); err != nil {
+		return nil, nil, err
+	}
 	brec, err := tx.openBranch(branch)
 	if err != nil {
 		return nil, nil, err

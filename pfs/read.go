@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
 	"github.com/minipachd/minipachd/pfs/glob"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
@@ -71,6 +72,25 @@ func (sn *snapshot) fault(asked string, err error) error {
 		return &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}
 	}
 	return err
+}
+
+// deleted turns an error from reading the content into *CommitDeletedError if the
+// reason is that the commit went away meanwhile and its layers were swept.
+func (sn *snapshot) deleted(ctx context.Context, s *Service, err error) error {
+	var layer *LayerNotFoundError
+	var object *fileset.CorruptError // its object is gone
+	if !errors.As(err, &layer) && !errors.As(err, &object) && !errors.Is(err, chunk.ErrNotFound) {
+		return err
+	}
+	there := false
+	if verr := s.View(ctx, func(tx *Txn) error {
+		var err error
+		_, there, err = tx.lookup(sn.rec.Info.Commit.Repo, sn.rec.Info.Commit.Id)
+		return err
+	}); (verr != nil && !gone(verr)) || there {
+		return err
+	}
+	return &CommitDeletedError{Commit: sn.rec.Info.Commit}
 }
 
 // info is a node as clients see it.
@@ -151,7 +171,7 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 	if node.Dir {
 		return errors.New("cannot get directory or non-regular file. Use GetFileTAR instead")
 	}
-	return node.File.Stream(ctx, req.GetOffset(), func(b []byte) error {
+	return sn.deleted(ctx, s, node.File.Stream(ctx, req.GetOffset(), func(b []byte) error {
 		for len(b) > 0 {
 			n := min(len(b), maxPiece)
 			if err := stream.Send(wrapperspb.Bytes(b[:n])); err != nil {
@@ -160,7 +180,7 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 			b = b[n:]
 		}
 		return nil
-	})
+	}))
 }
 
 // one finds the only node that a path or glob matches.
@@ -210,7 +230,7 @@ func (s *Service) GetFileTAR(req *pfspb.GetFileRequest, stream grpc.ServerStream
 		return true, writeTAR(ctx, tw, n)
 	})
 	if err != nil {
-		return err
+		return sn.deleted(ctx, s, err)
 	}
 	if !found && req.GetPathRange() == nil {
 		return &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}

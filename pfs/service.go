@@ -20,6 +20,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
+	"github.com/minipachd/minipachd/pfs/gc"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -38,10 +39,12 @@ type Config struct {
 	// Chunks and Files tune the storage below; their zero values are the defaults.
 	Chunks chunk.Options
 	Files  fileset.Options
+	GC     GCConfig
 }
 
 // Service implements pfs_v2.API. Its methods may be called concurrently. Run has
-// to be running for commits with data that were opened by StartCommit to finish.
+// to be running for commits with data that were opened by StartCommit to finish
+// and for writers of more than a few KiB to go on.
 type Service struct {
 	pfspb.UnimplementedAPIServer
 
@@ -60,9 +63,12 @@ type Service struct {
 	layers   store.Collection[*recordpb.LayerRecord]
 	clocks   store.Collection[*recordpb.TriggerClock]            // by branch key
 	defaults store.Collection[*ppspb.GetProjectDefaultsResponse] // of projects; written by package pps
+	fileSets store.Collection[*recordpb.FileSetRecord]
+	cached   store.Collection[*recordpb.CacheRecord]
 
 	groups    sync.Map // one-shot commits that wait for each other, by branch key
 	compactor *compactor
+	garbage   *gc.Collector
 	sweeps    chan struct{} // wakes the sweep of deleted repos; holds one
 }
 
@@ -97,6 +103,13 @@ func New(cfg Config) (*Service, error) {
 	}
 	s.chunks = chunk.NewStore(cfg.Bucket, cfg.Chunks)
 	s.compactor = newCompactor()
+	s.fileSets = store.NewCollection[*recordpb.FileSetRecord](fileSetPrefix)
+	s.cached = store.NewCollection[*recordpb.CacheRecord](cachePrefix)
+	s.garbage = gc.New(gc.Config{
+		Store: cfg.Store, Bucket: cfg.Bucket, Chunks: s.chunks, Source: references{s}, Logger: cfg.Logger.Named("gc"),
+		LayerPrefix: layerPrefix, Interval: cfg.GC.Interval, Grace: cfg.GC.Grace, Fence: cfg.GC.Fence, Clock: cfg.GC.Clock,
+	})
+	cfg.Files.NewPins = func() fileset.Pins { return s.garbage.NewPins() }
 	s.files = fileset.New(s.chunks, cfg.Bucket, s, cfg.Files)
 	return s, nil
 }
@@ -115,8 +128,9 @@ func (s *Service) Init(ctx context.Context) error {
 }
 
 // Run does the work in the background until ctx ends: it finishes commits, folds
-// layers, sweeps what deleted repos leave and fires triggers by the clock. It calls Init first and returns
-// nil after ctx has ended.
+// layers, sweeps what deleted repos leave, fires triggers by the clock and
+// collects garbage. Writers of more than a few KiB wait until it runs. It calls
+// Init first and returns nil after ctx has ended.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.Init(ctx); err != nil {
 		return err
@@ -126,6 +140,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.runCompactor(ctx) })
 	g.Go(func() error { return s.runSweeper(ctx) })
 	g.Go(func() error { return s.runClock(ctx) })
+	g.Go(func() error { return s.garbage.Run(ctx) })
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err
 	}

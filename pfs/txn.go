@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/minipachd/minipachd/pfs/gc"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -25,6 +26,9 @@ type Txn struct {
 	settled []*pfspb.Branch
 	// last is the newest start time given to a commit of a repo, Unix nanoseconds.
 	last map[string]int64
+	// fenced says that the transaction depends on session.
+	fenced  bool
+	session gc.Session
 }
 
 func (s *Service) newTxn(tx *store.Txn) *Txn {
@@ -36,13 +40,19 @@ func (s *Service) newTxn(tx *store.Txn) *Txn {
 // transaction conflicts with another, so it must have no effect but on its Txn.
 func (s *Service) Update(ctx context.Context, fn func(tx *Txn) error) error {
 	for {
+		var tx *Txn
 		_, err := s.store.Update(ctx, func(stx *store.Txn) error {
-			tx := s.newTxn(stx)
+			tx = s.newTxn(stx)
 			if err := fn(tx); err != nil {
 				return err
 			}
 			return tx.endSet()
 		})
+		if again, werr := tx.again(ctx, err); again {
+			continue
+		} else if werr != nil {
+			err = werr
+		}
 		var g *garbageError
 		if !errors.As(err, &g) {
 			return err

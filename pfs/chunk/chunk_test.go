@@ -37,7 +37,7 @@ func openMem(t testing.TB) chunk.Bucket {
 func write(t testing.TB, s *chunk.Store, seed uint64, data []byte) []chunk.Ref {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
-	w := s.NewWriter(t.Context())
+	w := s.NewWriter(t.Context(), nil)
 	for rest := data; len(rest) > 0; {
 		n := min(len(rest), 1+r.IntN(3<<20))
 		if err := w.Write(rest[:n]); err != nil {
@@ -97,7 +97,7 @@ func TestWriter_BoundaryMakesAFileCutAsElsewhere(t *testing.T) {
 	s := chunk.NewStore(openMem(t), chunk.Options{})
 	file := random(3, 10<<20)
 	alone := write(t, s, 1, file)
-	w := s.NewWriter(t.Context())
+	w := s.NewWriter(t.Context(), nil)
 	before := random(4, 700<<10)
 	if err := errors.Join(w.Write(before), w.Boundary(), w.Write(file)); err != nil {
 		t.Fatal(err)
@@ -189,13 +189,13 @@ func TestWriter_ManyAtOnceShareTheBudget(t *testing.T) {
 
 func TestWriter_AbortAndCancel(t *testing.T) {
 	s := chunk.NewStore(openMem(t), chunk.Options{})
-	w := s.NewWriter(t.Context())
+	w := s.NewWriter(t.Context(), nil)
 	if err := w.Write(random(1, 9<<20)); err != nil {
 		t.Fatal(err)
 	}
 	w.Abort()
 	ctx, cancel := context.WithCancel(t.Context())
-	w = s.NewWriter(ctx)
+	w = s.NewWriter(ctx, nil)
 	cancel()
 	_ = w.Write(random(1, 9<<20)) // may or may not notice; Close must
 	if _, err := w.Close(); !errors.Is(err, context.Canceled) {
@@ -284,7 +284,7 @@ func BenchmarkWriter(b *testing.B) {
 		for page := 0; page < len(data); page += 4096 {
 			data[page] = byte(i)
 		}
-		w := s.NewWriter(b.Context())
+		w := s.NewWriter(b.Context(), nil)
 		if err := w.Write(data); err != nil {
 			b.Fatal(err)
 		}

@@ -64,7 +64,7 @@ func TestDirBucket_FullDisk(t *testing.T) {
 		if left, err := os.ReadDir(filepath.Join(dir, tmpDir)); err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v, %v", left, err)
 		}
-		w := NewStore(b, Options{}).NewWriter(t.Context())
+		w := NewStore(b, Options{}).NewWriter(t.Context(), nil)
 		_ = w.Write(randomBytes(t, 1000)) // too little to be stored before Close
 		if _, err := w.Close(); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("close of a writer on a full disk: %v", err)

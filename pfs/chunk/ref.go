@@ -26,8 +26,8 @@ func (h Hash) Key() string {
 	return keyPrefix + s[:2] + "/" + s
 }
 
-// parseKey is the inverse of Key.
-func parseKey(key string) (h Hash, ok bool) {
+// ParseKey is the inverse of Key; false if the key is not that of a chunk.
+func ParseKey(key string) (h Hash, ok bool) {
 	_, digits, _ := strings.Cut(strings.TrimPrefix(key, keyPrefix), "/")
 	if len(digits) != 2*len(h) {
 		return h, false

@@ -115,6 +115,28 @@ func (s *Store) Verify(ctx context.Context, h Hash) error {
 	return err
 }
 
+// ReadStored is Read past the cache: it tells what the bucket has now.
+func (s *Store) ReadStored(ctx context.Context, h Hash) ([]byte, error) { return s.load(ctx, h) }
+
+// Keep pins chunks that the bucket already has, so that a new layer may refer to
+// them. One that is gone gives a *MissingError.
+func (s *Store) Keep(ctx context.Context, p Pinner, hashes ...Hash) error {
+	for _, h := range hashes {
+		if err := p.Pin(ctx, h.Key()); err != nil {
+			return fmt.Errorf("keep chunk %s: %w", h, err)
+		}
+		// Only what was there after the pin is sure to stay.
+		ok, err := s.Has(ctx, h)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return &MissingError{Hash: h}
+		}
+	}
+	return nil
+}
+
 // Has tells whether the bucket has a chunk, without reading it.
 func (s *Store) Has(ctx context.Context, h Hash) (bool, error) {
 	return s.bucket.Exists(ctx, h.Key())
@@ -143,7 +165,7 @@ func (s *Store) List(ctx context.Context) iter.Seq2[Info, error] {
 				yield(Info{}, fmt.Errorf("list chunks: %w", err))
 				return
 			}
-			if h, ok := parseKey(o.Key); ok && !yield(Info{Hash: h, Stored: o.Size, Modified: o.Modified}, nil) {
+			if h, ok := ParseKey(o.Key); ok && !yield(Info{Hash: h, Stored: o.Size, Modified: o.Modified}, nil) {
 				return
 			}
 		}

@@ -74,7 +74,7 @@ func newSpy(t *testing.T) *spyBucket {
 
 func writeAll(t *testing.T, s *Store, data []byte) []Ref {
 	t.Helper()
-	w := s.NewWriter(t.Context())
+	w := s.NewWriter(t.Context(), nil)
 	if err := w.Write(data); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestWriter_WaitingEndsWithTheContext(t *testing.T) {
 	}
 	s := NewStore(b, Options{Sizes: small, InFlightBytes: 32 << 10})
 	ctx, cancel := context.WithCancel(t.Context())
-	w := s.NewWriter(ctx)
+	w := s.NewWriter(ctx, nil)
 	data := randomBytes(t, 1<<20)
 	done := make(chan error)
 	go func() { done <- w.Write(data) }()
@@ -184,7 +184,7 @@ func TestWriter_FirstErrorIsReported(t *testing.T) {
 	broken := errors.New("broken bucket")
 	b.onPut = func(context.Context) error { return broken }
 	s := NewStore(b, Options{Sizes: small})
-	w := s.NewWriter(t.Context())
+	w := s.NewWriter(t.Context(), nil)
 	_ = w.Write(randomBytes(t, 256<<10)) // Close reports it at the latest
 	if _, err := w.Close(); !errors.Is(err, broken) {
 		t.Errorf("close: %v", err)
@@ -201,7 +201,7 @@ func TestWriter_FirstErrorIsReported(t *testing.T) {
 }
 
 func TestWriter_EmptyStream(t *testing.T) {
-	w := NewStore(newSpy(t), Options{}).NewWriter(t.Context())
+	w := NewStore(newSpy(t), Options{}).NewWriter(t.Context(), nil)
 	if err := errors.Join(w.Write(nil), w.Boundary()); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestWriter_EmptyStream(t *testing.T) {
 func TestIndex_AnyRange(t *testing.T) {
 	s := NewStore(newSpy(t), Options{Sizes: small})
 	data := randomBytes(t, 60<<10)
-	w := s.NewWriter(t.Context())
+	w := s.NewWriter(t.Context(), nil)
 	for p := data; len(p) > 0; {
 		n := min(len(p), 777)
 		if err := errors.Join(w.Write(p[:n]), w.Boundary()); err != nil {

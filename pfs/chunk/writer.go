@@ -11,6 +11,15 @@ import (
 // writerParallel bounds the chunks of one writer that are under way.
 const writerParallel = 8
 
+// Pinner keeps objects of a bucket from being deleted while nothing that is
+// stored refers to them yet.
+type Pinner interface {
+	// Pin returns once the object under key, which may not exist, will not be deleted
+	// until the pin is released; it waits while the object is being deleted. Whether
+	// the object exists has to be found out afterwards. It is safe for concurrent use.
+	Pin(ctx context.Context, key string) error
+}
+
 // errClosed is the cause with which a writer ends its own context.
 var errClosed = errors.New("writer is closed")
 
@@ -18,6 +27,7 @@ var errClosed = errors.New("writer is closed")
 // Either Close or Abort must be called; both wait for all that the writer started.
 type Writer struct {
 	store  *Store
+	pins   Pinner // nil for none
 	parent context.Context
 	ctx    context.Context // ends with the first error
 	cancel context.CancelCauseFunc
@@ -41,8 +51,10 @@ type stored struct {
 }
 
 // NewWriter begins a stream. When ctx ends, so does the writer, with its error.
-func (s *Store) NewWriter(ctx context.Context) *Writer {
-	w := &Writer{store: s, parent: ctx, cut: cutter{cutRule: s.rule}, slots: make(chan struct{}, writerParallel)}
+// Every chunk, new or found in the bucket, is pinned before it is looked for, and
+// stays pinned when the writer is done; pins may be nil where nothing sweeps.
+func (s *Store) NewWriter(ctx context.Context, pins Pinner) *Writer {
+	w := &Writer{store: s, pins: pins, parent: ctx, cut: cutter{cutRule: s.rule}, slots: make(chan struct{}, writerParallel)}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	return w
 }
@@ -218,6 +230,11 @@ func (w *Writer) put(i int, data []byte, share int64) error {
 	w.mu.Unlock()
 
 	key, size := hash.Key(), len(data)
+	if w.pins != nil {
+		if err := w.pins.Pin(w.ctx, key); err != nil {
+			return err
+		}
+	}
 	if ok, err := s.bucket.Exists(w.ctx, key); err != nil || ok {
 		return err
 	}

@@ -66,7 +66,7 @@ func (s *Storage) fold(ctx context.Context, a *Applied, known []*Layer) ([]*Laye
 		if size > maxInline {
 			return folded, nil // for the background
 		}
-		es, err := s.mergeRun(ctx, a.Stack[lo:hi], lo == 0, slices.Concat(known, folded))
+		es, err := s.mergeRun(ctx, a.Stack[lo:hi], lo == 0, known)
 		if err != nil {
 			return nil, err
 		}
@@ -78,6 +78,12 @@ func (s *Storage) fold(ctx context.Context, a *Applied, known []*Layer) ([]*Laye
 		if !ok {
 			return folded, nil
 		}
+		for _, k := range known { // what the layer takes over may hang on their pins
+			if k.Pins != nil && slices.ContainsFunc(a.Stack[lo:hi], func(r *recordpb.LayerRef) bool { return string(r.GetId()) == string(k.Ref.GetId()) }) {
+				l.Pins = k.Pins
+			}
+		}
+		known = append(slices.Clip(known), l)
 		folded = append(folded, l)
 		a.Stack = slices.Replace(a.Stack, lo, hi, l.Ref)
 	}
@@ -103,23 +109,32 @@ func KeepDeletions() CompactOption { return func(drop *bool) { *drop = false } }
 // Compact folds stack[lo:hi] into one layer, stored durably in the bucket if it
 // does not fit into etcd, that may replace them in any stack. Deletions are left
 // out when nothing lies below, that is when lo is 0. The result is nil if nothing
-// is left. What it holds in memory is a block and the compressed layer.
+// is left; the caller releases it. Chunks that it takes over from the folded
+// layers are not pinned: it may be stored only by a transaction that compares a
+// record which refers to all of these. What Compact holds in memory is a block
+// and the compressed layer.
 func (s *Storage) Compact(ctx context.Context, stack []*recordpb.LayerRef, lo, hi int, opts ...CompactOption) (*Layer, error) {
 	bottom := lo == 0
 	for _, o := range opts {
 		o(&bottom)
 	}
-	w := s.newObjectWriter()
+	h := &held{make: s.opt.NewPins}
+	w := s.newObjectWriter(h)
 	if err := s.eachFolded(ctx, stack[lo:hi], bottom, nil, func(e *entry) error {
-		packed, err := s.repack(ctx, e)
+		packed, err := s.repack(ctx, h, e)
 		if err == nil {
 			w.add(packed)
 		}
 		return err
 	}); err != nil {
+		h.release()
 		return nil, fmt.Errorf("fold %d layers: %w", hi-lo, err)
 	}
-	return w.finish(ctx)
+	l, err := w.finish(ctx)
+	if err != nil || l == nil {
+		h.release()
+	}
+	return l, err
 }
 
 // eachFolded calls fn with the entries of the layer that refs fold into.
@@ -219,7 +234,7 @@ const (
 
 // repack moves much inline content into chunks, and rows of small chunks into
 // larger ones, so that a file appended to for ever has few parts.
-func (s *Storage) repack(ctx context.Context, e *entry) (*entry, error) {
+func (s *Storage) repack(ctx context.Context, h *held, e *entry) (*entry, error) {
 	var parts []part
 	for i := 0; i < len(e.parts); {
 		j := i
@@ -235,7 +250,7 @@ func (s *Storage) repack(ctx context.Context, e *entry) (*entry, error) {
 			i = j
 			continue
 		}
-		w := s.chunks.NewWriter(ctx)
+		w := s.chunks.NewWriter(ctx, h)
 		if err := s.stream(ctx, e.parts[i:j], 0, w.Write); err != nil {
 			w.Abort()
 			return nil, err

@@ -26,6 +26,19 @@ type Layer struct {
 	Ref     *recordpb.LayerRef
 	Record  *recordpb.LayerRecord
 	Content int64 // bytes of files in it, whatever lies below
+	// Pins hold what the layer needs in the bucket and no stored layer may refer to
+	// yet; nil if there is nothing of that kind. The layer may be stored while they
+	// are held and Err is nil.
+	Pins Pins
+}
+
+// Release lets go of the pins of a layer that Compact made, once it is stored or
+// given up. Of a layer that a Writer made, the Writer's Abort does it. The layer
+// may be nil.
+func (l *Layer) Release() {
+	if l != nil && l.Pins != nil {
+		l.Pins.Release()
+	}
 }
 
 // Options bound what a Storage uses. Zero means the default.
@@ -35,6 +48,8 @@ type Options struct {
 	// StreamBytes bounds the entries of one stream kept in memory before they
 	// become a layer of their own; default 32 MiB.
 	StreamBytes int64
+	// NewPins gives the pins of a new writer; nil where nothing is ever swept.
+	NewPins func() Pins
 }
 
 // Storage writes and reads layers.

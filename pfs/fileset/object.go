@@ -64,6 +64,7 @@ type blockID struct {
 // in memory is the compressed object and its index.
 type objectWriter struct {
 	s       *Storage
+	held    *held
 	cur     encoder
 	first   *entry
 	count   uint64 // entries of the current block
@@ -77,7 +78,7 @@ type objectWriter struct {
 	smallBytes int64
 }
 
-func (s *Storage) newObjectWriter() *objectWriter { return &objectWriter{s: s} }
+func (s *Storage) newObjectWriter(h *held) *objectWriter { return &objectWriter{s: s, held: h} }
 
 func (w *objectWriter) add(e *entry) {
 	if w.smallBytes <= maxInline {
@@ -124,6 +125,7 @@ func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
 	}
 	if w.smallBytes <= maxInline {
 		if l, ok := w.s.newLayer(w.small); ok {
+			l.Pins = w.held.used()
 			return l, nil
 		}
 	}
@@ -138,6 +140,9 @@ func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
 	id := newID()
 	name := hex.EncodeToString(id)
 	key := "layer/" + name[len(name)-2:] + "/" + name
+	if err := w.held.Pin(ctx, key); err != nil {
+		return nil, fmt.Errorf("store layer: %w", err)
+	}
 	if err := w.s.bucket.Put(ctx, key, w.out, footer); err != nil {
 		return nil, fmt.Errorf("store layer: %w", err)
 	}
@@ -149,6 +154,7 @@ func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
 		Ref:     &recordpb.LayerRef{Id: id, EncodedBytes: size, Entries: w.entries},
 		Record:  &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Object{Object: &recordpb.LayerObject{Key: key, Size: size}}},
 		Content: w.content,
+		Pins:    w.held.used(),
 	}
 	w.s.open.Put(string(id), &layer{id: name, key: key, trees: w.trees, index: w.index}, indexCost(w.index, w.trees))
 	return l, nil
@@ -288,28 +294,37 @@ func (s *Storage) block(ctx context.Context, l *layer, n int) ([]*entry, error) 
 	if es, ok := s.blocks.Get(id); ok {
 		return es, nil
 	}
-	r := l.index[n]
-	packed, err := s.bucket.Get(ctx, l.key, int64(r.off), int64(r.size))
-	if errors.Is(err, chunk.ErrNotFound) {
-		return nil, &CorruptError{Layer: l.key, Err: errors.New("its object is missing")}
-	}
+	es, size, err := s.readBlock(ctx, l, n)
 	if err != nil {
 		return nil, err
 	}
+	s.blocks.Put(id, es, size)
+	return es, nil
+}
+
+// readBlock fetches and decodes a block. The second result is its weight for a cache.
+func (s *Storage) readBlock(ctx context.Context, l *layer, n int) ([]*entry, int64, error) {
+	r := l.index[n]
+	packed, err := s.bucket.Get(ctx, l.key, int64(r.off), int64(r.size))
+	if errors.Is(err, chunk.ErrNotFound) {
+		return nil, 0, &CorruptError{Layer: l.key, Err: errors.New("its object is missing")}
+	}
+	if err != nil {
+		return nil, 0, err
+	}
 	if uint64(len(packed)) != r.size || crc32.Checksum(packed, castagnoli) != r.sum {
-		return nil, &CorruptError{Layer: l.key, Err: fmt.Errorf("the checksum of block %d does not match", n)}
+		return nil, 0, &CorruptError{Layer: l.key, Err: fmt.Errorf("the checksum of block %d does not match", n)}
 	}
 	raw, err := s.zip.dec.DecodeAll(packed, nil)
 	if err != nil {
-		return nil, &CorruptError{Layer: l.key, Err: err}
+		return nil, 0, &CorruptError{Layer: l.key, Err: err}
 	}
 	d := decoder{buf: raw}
 	es, err := d.all(r.entries)
 	if err != nil {
-		return nil, &CorruptError{Layer: l.key, Err: err}
+		return nil, 0, &CorruptError{Layer: l.key, Err: err}
 	}
-	s.blocks.Put(id, es, int64(len(raw))+int64(len(es))*160)
-	return es, nil
+	return es, int64(len(raw)) + int64(len(es))*160, nil
 }
 
 // cursor walks the entries of one layer in order.

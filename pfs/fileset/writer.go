@@ -15,8 +15,9 @@ import (
 // Writer collects the operations of one stream, in order. It belongs to one
 // goroutine and ends with Finish or Abort.
 type Writer struct {
-	s   *Storage
-	ctx context.Context
+	s    *Storage
+	ctx  context.Context
+	held *held
 
 	files  map[fileKey]*pending
 	trees  map[string]bool
@@ -47,7 +48,7 @@ type pendingPart struct {
 
 // NewWriter begins a stream.
 func (s *Storage) NewWriter(ctx context.Context) *Writer {
-	return &Writer{s: s, ctx: ctx, files: map[fileKey]*pending{}, trees: map[string]bool{}}
+	return &Writer{s: s, ctx: ctx, held: &held{make: s.opt.NewPins}, files: map[fileKey]*pending{}, trees: map[string]bool{}}
 }
 
 // file returns the stream's file at a key, made with an append if it is new.
@@ -148,7 +149,7 @@ func (w *Writer) toStream(p *pending, data []byte) error {
 
 // toChunks opens the chunk stream and moves the inline content there.
 func (w *Writer) toChunks() error {
-	w.chunks = w.s.chunks.NewWriter(w.ctx)
+	w.chunks = w.s.chunks.NewWriter(w.ctx, w.held)
 	w.inline = 0
 	for _, k := range w.sorted() {
 		p := w.files[k]
@@ -218,7 +219,8 @@ func (w *Writer) DeleteTree(dir string) error {
 
 // Copy makes dst have the content of src, or appends it. No bytes are moved:
 // both share the chunks. The hash of what is copied is known unless it has to
-// follow other bytes of this stream.
+// follow other bytes of this stream. Chunks that are gone, because the commit of
+// src was deleted meanwhile, give a *chunk.MissingError.
 func (w *Writer) Copy(dst, datum string, src *File, appendTo bool) error {
 	if !appendTo {
 		if err := w.Delete(dst, datum); err != nil {
@@ -246,6 +248,11 @@ func (w *Writer) Copy(dst, datum string, src *File, appendTo bool) error {
 	}
 	p.size += src.Size
 	for _, q := range src.parts() {
+		if q.data == nil {
+			if err := w.s.chunks.Keep(w.ctx, w.held, q.ref.Hash); err != nil {
+				return err
+			}
+		}
 		if q.data != nil && w.chunks != nil {
 			if err := w.toStream(p, q.data); err != nil {
 				return err
@@ -285,7 +292,7 @@ func (w *Writer) spill() error {
 		}
 		w.chunks = nil
 	}
-	out := w.s.newObjectWriter()
+	out := w.s.newObjectWriter(w.held)
 	trees := make([]string, 0, len(w.trees))
 	for t := range w.trees {
 		trees = append(trees, t)
@@ -354,7 +361,8 @@ func appendPart(parts []part, p part) []part {
 }
 
 // Finish makes everything durable and returns the stream's layers, bottom first:
-// none without operations, several after a very long stream.
+// none without operations, several after a very long stream. Abort has to be
+// called once they are stored.
 func (w *Writer) Finish() ([]*Layer, error) {
 	if err := w.spill(); err != nil {
 		w.Abort()
@@ -363,12 +371,14 @@ func (w *Writer) Finish() ([]*Layer, error) {
 	return w.done, nil
 }
 
-// Abort ends the stream without a result. What reached the bucket stays until
-// garbage collection. It may follow Finish.
+// Abort ends the stream and releases its pins: after Finish it must not be called
+// before the layers are stored or given up. What reached the bucket for nothing
+// stays until garbage collection.
 func (w *Writer) Abort() {
 	if w.chunks != nil {
 		w.chunks.Abort()
 		w.chunks = nil
 	}
 	w.files, w.done = nil, nil
+	w.held.release()
 }

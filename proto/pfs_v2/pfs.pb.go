@@ -3271,7 +3271,11 @@ type FsckRequest struct {
 	//
 	//	*FsckRequest_ZombieTarget
 	//	*FsckRequest_ZombieAll
-	ZombieCheck   isFsckRequest_ZombieCheck `protobuf_oneof:"zombie_check"`
+	ZombieCheck isFsckRequest_ZombieCheck `protobuf_oneof:"zombie_check"`
+	// Reads all content and compares its hashes.
+	Deep bool `protobuf:"varint,1000,opt,name=deep,proto3" json:"deep,omitempty"`
+	// Asks for answers that have info.
+	Verbose       bool `protobuf:"varint,1001,opt,name=verbose,proto3" json:"verbose,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3338,6 +3342,20 @@ func (x *FsckRequest) GetZombieAll() bool {
 	return false
 }
 
+func (x *FsckRequest) GetDeep() bool {
+	if x != nil {
+		return x.Deep
+	}
+	return false
+}
+
+func (x *FsckRequest) GetVerbose() bool {
+	if x != nil {
+		return x.Verbose
+	}
+	return false
+}
+
 type isFsckRequest_ZombieCheck interface {
 	isFsckRequest_ZombieCheck()
 }
@@ -3356,9 +3374,11 @@ func (*FsckRequest_ZombieAll) isFsckRequest_ZombieCheck() {}
 
 // The answer of Fsck.
 type FsckResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Fix           string                 `protobuf:"bytes,1,opt,name=fix,proto3" json:"fix,omitempty"`
-	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Fix   string                 `protobuf:"bytes,1,opt,name=fix,proto3" json:"fix,omitempty"`
+	Error string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Something worth knowing that is no fault; only when it was asked for.
+	Info          string `protobuf:"bytes,1000,opt,name=info,proto3" json:"info,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3403,6 +3423,13 @@ func (x *FsckResponse) GetFix() string {
 func (x *FsckResponse) GetError() string {
 	if x != nil {
 		return x.Error
+	}
+	return ""
+}
+
+func (x *FsckResponse) GetInfo() string {
+	if x != nil {
+		return x.Info
 	}
 	return ""
 }
@@ -7163,16 +7190,19 @@ const file_pfs_v2_pfs_proto_rawDesc = "" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"C\n" +
 	"\x13ForgetCommitRequest\x12,\n" +
 	"\x06commit\x18\x01 \x01(\v2\x14.pfs_v2.CommitPickerR\x06commit\"\x16\n" +
-	"\x14ForgetCommitResponse\"\x87\x01\n" +
+	"\x14ForgetCommitResponse\"\xb7\x01\n" +
 	"\vFsckRequest\x12\x10\n" +
 	"\x03fix\x18\x01 \x01(\bR\x03fix\x125\n" +
 	"\rzombie_target\x18\x02 \x01(\v2\x0e.pfs_v2.CommitH\x00R\fzombieTarget\x12\x1f\n" +
 	"\n" +
-	"zombie_all\x18\x03 \x01(\bH\x00R\tzombieAllB\x0e\n" +
-	"\fzombie_check\"6\n" +
+	"zombie_all\x18\x03 \x01(\bH\x00R\tzombieAll\x12\x13\n" +
+	"\x04deep\x18\xe8\a \x01(\bR\x04deep\x12\x19\n" +
+	"\averbose\x18\xe9\a \x01(\bR\averboseB\x0e\n" +
+	"\fzombie_check\"K\n" +
 	"\fFsckResponse\x12\x10\n" +
 	"\x03fix\x18\x01 \x01(\tR\x03fix\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"#\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x13\n" +
+	"\x04info\x18\xe8\a \x01(\tR\x04info\"#\n" +
 	"\x0fGetCacheRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\">\n" +
 	"\x10GetCacheResponse\x12*\n" +

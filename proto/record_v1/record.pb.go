@@ -828,6 +828,248 @@ func (x *PipelineStatus) GetGeneration() uint64 {
 	return 0
 }
 
+// GarbageRun is the sweep of the bucket that is under way, or was last;
+// docs/storage-format.md, Garbage.
+type GarbageRun struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random; empty before the first sweep.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// False once the sweep is over: then nothing below counts.
+	Open bool `protobuf:"varint,2,opt,name=open,proto3" json:"open,omitempty"`
+	// 0 while references are collected, then the number of the batch, from 1 on.
+	Step uint64 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	// Keys of the bucket that this step is about to delete, or is deleting.
+	Condemned []string `protobuf:"bytes,4,rep,name=condemned,proto3" json:"condemned,omitempty"`
+	// The batch is decided: its keys are being deleted.
+	Deleting bool `protobuf:"varint,5,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	// Every member that took part in the sweep at any time.
+	Members       []string `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GarbageRun) Reset() {
+	*x = GarbageRun{}
+	mi := &file_record_v1_record_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GarbageRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GarbageRun) ProtoMessage() {}
+
+func (x *GarbageRun) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GarbageRun.ProtoReflect.Descriptor instead.
+func (*GarbageRun) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GarbageRun) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GarbageRun) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *GarbageRun) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *GarbageRun) GetCondemned() []string {
+	if x != nil {
+		return x.Condemned
+	}
+	return nil
+}
+
+func (x *GarbageRun) GetDeleting() bool {
+	if x != nil {
+		return x.Deleting
+	}
+	return false
+}
+
+func (x *GarbageRun) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// GarbageMember is a daemon that writes, under its lease, with its answer to
+// the newest step of a sweep that it has seen.
+type GarbageMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Run   string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Step  uint64                 `protobuf:"varint,2,opt,name=step,proto3" json:"step,omitempty"`
+	// Keys of the batch that its writers hold.
+	Kept          []string `protobuf:"bytes,3,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GarbageMember) Reset() {
+	*x = GarbageMember{}
+	mi := &file_record_v1_record_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GarbageMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GarbageMember) ProtoMessage() {}
+
+func (x *GarbageMember) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GarbageMember.ProtoReflect.Descriptor instead.
+func (*GarbageMember) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GarbageMember) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *GarbageMember) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *GarbageMember) GetKept() []string {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// GarbageReport tells what the last garbage collection did.
+type GarbageReport struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Started  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=started,proto3" json:"started,omitempty"`
+	Finished *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=finished,proto3" json:"finished,omitempty"`
+	// Layers that nothing referred to, and objects of layers in the bucket.
+	Layers       int64 `protobuf:"varint,3,opt,name=layers,proto3" json:"layers,omitempty"`
+	LayerObjects int64 `protobuf:"varint,4,opt,name=layer_objects,json=layerObjects,proto3" json:"layer_objects,omitempty"`
+	Chunks       int64 `protobuf:"varint,5,opt,name=chunks,proto3" json:"chunks,omitempty"`
+	// Size of the objects, layers and chunks, as stored.
+	Bytes         int64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GarbageReport) Reset() {
+	*x = GarbageReport{}
+	mi := &file_record_v1_record_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GarbageReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GarbageReport) ProtoMessage() {}
+
+func (x *GarbageReport) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GarbageReport.ProtoReflect.Descriptor instead.
+func (*GarbageReport) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GarbageReport) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *GarbageReport) GetFinished() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Finished
+	}
+	return nil
+}
+
+func (x *GarbageReport) GetLayers() int64 {
+	if x != nil {
+		return x.Layers
+	}
+	return 0
+}
+
+func (x *GarbageReport) GetLayerObjects() int64 {
+	if x != nil {
+		return x.LayerObjects
+	}
+	return 0
+}
+
+func (x *GarbageReport) GetChunks() int64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *GarbageReport) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 var File_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_record_v1_record_proto_rawDesc = "" +
@@ -893,7 +1135,26 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"next_start\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tnextStart\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generationB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
+	"generation\"\x98\x01\n" +
+	"\n" +
+	"GarbageRun\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04open\x18\x02 \x01(\bR\x04open\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\x04R\x04step\x12\x1c\n" +
+	"\tcondemned\x18\x04 \x03(\tR\tcondemned\x12\x1a\n" +
+	"\bdeleting\x18\x05 \x01(\bR\bdeleting\x12\x18\n" +
+	"\amembers\x18\x06 \x03(\tR\amembers\"I\n" +
+	"\rGarbageMember\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\x04R\x04step\x12\x12\n" +
+	"\x04kept\x18\x03 \x03(\tR\x04kept\"\xe8\x01\n" +
+	"\rGarbageReport\x124\n" +
+	"\astarted\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x126\n" +
+	"\bfinished\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bfinished\x12\x16\n" +
+	"\x06layers\x18\x03 \x01(\x03R\x06layers\x12#\n" +
+	"\rlayer_objects\x18\x04 \x01(\x03R\flayerObjects\x12\x16\n" +
+	"\x06chunks\x18\x05 \x01(\x03R\x06chunks\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytesB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
 
 var (
 	file_record_v1_record_proto_rawDescOnce sync.Once
@@ -907,7 +1168,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -920,35 +1181,40 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*CacheRecord)(nil),           // 8: record_v1.CacheRecord
 	(*PipelineRecord)(nil),        // 9: record_v1.PipelineRecord
 	(*PipelineStatus)(nil),        // 10: record_v1.PipelineStatus
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 12: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 13: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 14: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 15: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 16: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 17: pps_v2.PipelineState
+	(*GarbageRun)(nil),            // 11: record_v1.GarbageRun
+	(*GarbageMember)(nil),         // 12: record_v1.GarbageMember
+	(*GarbageReport)(nil),         // 13: record_v1.GarbageReport
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 15: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 16: pfs_v2.Branch
+	(*pfs_v2.CommitInfo)(nil),     // 17: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 18: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 19: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 20: pps_v2.PipelineState
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	11, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	12, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	13, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	11, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	14, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	14, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	15, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	16, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	14, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	17, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	4,  // 5: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	6,  // 6: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
 	4,  // 7: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	11, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	15, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	14, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	18, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
 	7,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	16, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	17, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	11, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	11, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	19, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	20, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	14, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	14, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	14, // 15: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	14, // 16: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -966,7 +1232,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
