@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,27 +25,52 @@ import (
 	"github.com/minipachd/minipachd/store"
 )
 
-// hookedBucket calls hooks before it lists and deletes.
+// hookedBucket calls a hook before it does something.
 type hookedBucket struct {
 	chunk.Bucket
-	mu       sync.Mutex
-	onDelete func(key string)
+	mu sync.Mutex
+	fn func(op, key string)
 }
 
-func (b *hookedBucket) hook(fn func(key string)) {
+func (b *hookedBucket) hook(fn func(op, key string)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.onDelete = fn
+	b.fn = fn
+}
+
+func (b *hookedBucket) before(op, key string) {
+	b.mu.Lock()
+	fn := b.fn
+	b.mu.Unlock()
+	if fn != nil {
+		fn(op, key)
+	}
 }
 
 func (b *hookedBucket) Delete(ctx context.Context, key string) error {
-	b.mu.Lock()
-	fn := b.onDelete
-	b.mu.Unlock()
-	if fn != nil {
-		fn(key)
-	}
+	b.before("delete", key)
 	return b.Bucket.Delete(ctx, key)
+}
+
+func (b *hookedBucket) Exists(ctx context.Context, key string) (bool, error) {
+	b.before("exists", key)
+	return b.Bucket.Exists(ctx, key)
+}
+
+func (b *hookedBucket) List(ctx context.Context, prefix string) iter.Seq2[chunk.ObjectInfo, error] {
+	b.before("list", prefix)
+	return b.Bucket.List(ctx, prefix)
+}
+
+// afterMark does something once the next sweep has read what layers refer to: it
+// lists the chunks for the second time then.
+func (b *hookedBucket) afterMark(then func()) {
+	var n atomic.Int32
+	b.hook(func(op, key string) {
+		if op == "list" && key == "chunk/" && n.Add(1) == 2 {
+			then()
+		}
+	})
 }
 
 // farm is an etcd and a bucket with daemons on them.
@@ -309,37 +336,15 @@ func TestCollectGarbage_CommitDuringTheSweep(t *testing.T) {
 	f.repo(s, "r")
 	f.put(s, "old", "/a", noise(1, large))
 	f.deleteRepo(s, "old")
-	sourced := &afterMark{references: references{s}, then: func() { f.put(s, "r", "/b", noise(1, large)) }}
-	c := f.collector(s, sourced)
-	f.put(s, "r", "/x", noise(9, large)) // so that there is a layer to read
-	report, err := c.Collect(f.ctx)
-	f.must(err)
-	if report.Chunks != 0 {
+	f.bucket.afterMark(func() { f.put(s, "r", "/b", noise(1, large)) })
+	if report := f.collect(s); report.Chunks != 0 {
 		t.Errorf("swept %d chunks", report.Chunks)
 	}
 	f.whole(s)
 	f.deleteRepo(s, "r")
-	if report := f.collect(s); report.Chunks != 2 {
-		t.Errorf("swept %d chunks afterwards, want 2", report.Chunks)
+	if report := f.collect(s); report.Chunks != 1 {
+		t.Errorf("swept %d chunks afterwards, want 1", report.Chunks)
 	}
-}
-
-// afterMark does something once the sweep has read a layer.
-type afterMark struct {
-	references
-	once sync.Once
-	then func()
-}
-
-func (a *afterMark) Chunks(ctx context.Context, layer []byte, rec *recordpb.LayerRecord, fn func(chunk.Hash)) error {
-	err := a.references.Chunks(ctx, layer, rec, fn)
-	a.once.Do(a.then)
-	return err
-}
-
-// collector is one more collector on the farm, whose sweeps s takes part in.
-func (f *farm) collector(s *Service, src gc.Source) *gc.Collector {
-	return gc.New(gc.Config{Store: f.store, Bucket: f.bucket, Chunks: s.chunks, Source: src, LayerPrefix: layerPrefix})
 }
 
 // TestCollectGarbage_WriterMeetsCondemnedChunk writes the very bytes that are being
@@ -353,17 +358,15 @@ func TestCollectGarbage_WriterMeetsCondemnedChunk(t *testing.T) {
 	f.put(a, "old", "/a", noise(1, large))
 	f.deleteRepo(a, "old")
 	written := make(chan error, 1)
-	var once sync.Once
-	f.bucket.hook(func(key string) {
-		if !strings.HasPrefix(key, "chunk/") {
-			return
-		}
-		once.Do(func() {
-			begun := make(chan struct{})
+	looked := make(chan struct{}, 10)
+	f.bucket.hook(func(op, key string) {
+		switch {
+		case op == "exists":
+			looked <- struct{}{}
+		case op == "delete":
 			go func() {
 				w := b.files.NewWriter(f.ctx)
 				defer w.Abort()
-				close(begun)
 				err := w.Append("/b", "default", noise(1, large))
 				if err == nil {
 					var layers []*fileset.Layer
@@ -373,8 +376,13 @@ func TestCollectGarbage_WriterMeetsCondemnedChunk(t *testing.T) {
 				}
 				written <- err
 			}()
-			<-begun
-		})
+			// The chunk is still there, and must not be looked for now.
+			select {
+			case <-looked:
+				t.Error("the writer did not wait")
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
 	})
 	if report := f.collect(a); report.Chunks != 1 {
 		t.Errorf("swept %d chunks", report.Chunks)
@@ -407,15 +415,15 @@ func TestCollectGarbage_DaemonLeavesDuringTheSweep(t *testing.T) {
 	b, stop := f.daemon(GCConfig{})
 	f.repo(a, "old")
 	f.repo(a, "r")
-	f.put(a, "r", "/x", noise(9, large))
 	f.put(a, "old", "/a", noise(1, large))
 	f.deleteRepo(a, "old")
-	c := f.collector(a, &afterMark{references: references{a}, then: func() {
+	f.bucket.afterMark(func() {
 		f.put(b, "r", "/b", noise(1, large))
 		stop()
-	}})
-	_, err := c.Collect(f.ctx)
-	f.must(err)
+	})
+	if report := f.collect(a); report.Chunks != 0 {
+		t.Errorf("swept %d chunks", report.Chunks)
+	}
 	f.whole(a)
 }
 
@@ -487,7 +495,10 @@ func TestCollectGarbage_OneAtATime(t *testing.T) {
 	b, _ := f.daemon(GCConfig{})
 	w, _ := f.write(a, "/a", noise(1, large))
 	w.Abort()
-	f.bucket.hook(func(string) {
+	f.bucket.hook(func(op, _ string) {
+		if op != "delete" {
+			return
+		}
 		_, err := b.CollectGarbage(f.ctx)
 		var busy *gc.BusyError
 		if !errors.As(err, &busy) {
