@@ -2,13 +2,14 @@ package pfs
 
 import (
 	"context"
-	"errors"
+	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc"
 
+	"github.com/minipachd/minipachd/pfs/cache"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
-	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
 )
 
@@ -18,160 +19,149 @@ func (s *Service) Fsck(req *pfspb.FsckRequest, stream grpc.ServerStreamingServer
 	if req.GetZombieAll() || req.GetZombieTarget() != nil {
 		return unsupported("checking output files against datums is")
 	}
-	return s.Check(stream.Context(), false, func(fault error) error {
+	ctx := stream.Context()
+	if err := s.Check(ctx, req.GetDeep(), func(fault error) error {
 		return stream.Send(&pfspb.FsckResponse{Error: fault.Error()})
+	}); err != nil || !req.GetVerbose() {
+		return err
+	}
+	return s.storageInfo(ctx, func(info string) error {
+		return stream.Send(&pfspb.FsckResponse{Info: info})
 	})
 }
 
-// Check reports every fault it finds: branch heads, parents, children and ids
-// that do not agree, layers and chunks that are missing or corrupt; with deep
-// also content that does not have its recorded hash. It works repo by repo, on
-// what is there when it comes to it, and ends with the first error of report.
+// Check reports every fault it finds. It looks at
+//
+//   - every commit: its place in the indexes, its parent, what it comes from, how
+//     far it is, its layers and their chunks;
+//   - every entry of an index: whether what it leads to is there;
+//   - every branch: its head, and that provenance is the same from both sides;
+//   - the recorded size of the heads of branches;
+//   - file sets and cache entries: their layers;
+//   - with deep, every byte against its hashes, and the recorded size of every commit.
+//
+// It goes on in pages, each of one snapshot, while others change things, and
+// ends with the first error of report. Its memory does not grow with what it checks.
 func (s *Service) Check(ctx context.Context, deep bool, report func(fault error) error) error {
-	repos, err := s.repoNames(ctx, repoQuery{})
-	if err != nil {
-		return err
-	}
-	for _, repo := range repos {
-		c := &check{s: s, repo: repo, deep: deep, report: report, seen: map[string]bool{}}
-		if err := c.branches(ctx); err != nil {
-			return err
-		}
-		if err := c.commits(ctx); err != nil {
+	c := &check{s: s, deep: deep, report: report, seen: cache.New[string, struct{}](seenLayers)}
+	for _, part := range []func(context.Context) error{
+		c.branches, c.commits, c.ids, c.children, c.subvenance, c.finishing, c.fileSets, c.cacheEntries,
+	} {
+		if err := part(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// check is the check of one repo.
+const (
+	// seenLayers is how many layers are remembered as checked; neighbouring commits
+	// share most of theirs.
+	seenLayers = 64 << 10
+	// fsckPage is how many keys are checked against one snapshot.
+	fsckPage = 200
+)
+
+// check is one run of Check.
 type check struct {
 	s      *Service
-	repo   *pfspb.Repo
 	deep   bool
 	report func(error) error
-	seen   map[string]bool // layer ids whose content was read
+	seen   *cache.Cache[string, struct{}] // ids of layers whose content was checked
 }
 
 func (c *check) fault(format string, args ...any) error { return c.report(fmt.Errorf(format, args...)) }
 
-// branches checks that every head exists.
-func (c *check) branches(ctx context.Context) error {
-	return c.s.View(ctx, func(tx *Txn) error {
-		for item, err := range c.s.branches.Scan(tx.Txn, repoKey(c.repo)+"/", store.ScanOptions{}) {
-			if err != nil {
-				return err
-			}
-			info := item.Value.Info
-			if _, ok, err := tx.lookup(c.repo, info.GetHead().GetId()); err != nil {
-				return err
-			} else if !ok {
-				if err := c.fault("branch %s has the head %s, which does not exist", BranchName(info.GetBranch()), info.GetHead().GetId()); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-}
-
-// fsckPage is how many commits are checked against one snapshot.
-const fsckPage = 200
-
-func (c *check) commits(ctx context.Context) error {
+// pages calls fn with all keys below a prefix, a page in the snapshot of each view.
+// After each page it calls then, if given, outside of it.
+func (c *check) pages(ctx context.Context, prefix string, keysOnly bool, fn func(tx *Txn, kv store.KV) error, then func() error) error {
 	from := ""
 	for {
-		var recs []*recordpb.CommitRecord
+		var page []store.KV
 		err := c.s.View(ctx, func(tx *Txn) error {
-			recs = recs[:0]
-			opt := store.ScanOptions{Limit: fsckPage, From: from}
-			for item, err := range c.s.commits.Scan(tx.Txn, repoKey(c.repo)+"/", opt) {
+			page = page[:0]
+			for kv, err := range tx.Scan(prefix, store.ScanOptions{From: from, Limit: fsckPage, KeysOnly: keysOnly}) {
 				if err != nil {
 					return err
 				}
-				recs = append(recs, item.Value)
+				page = append(page, kv)
 			}
-			for _, rec := range recs {
-				if err := c.links(tx, rec); err != nil {
+			for _, kv := range page {
+				if err := fn(tx, kv); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
-		if err != nil || len(recs) == 0 {
+		if err == nil && then != nil {
+			err = then()
+		}
+		if err != nil || len(page) < fsckPage {
 			return err
 		}
-		for _, rec := range recs {
-			if err := c.content(ctx, rec); err != nil {
-				return err
-			}
-		}
-		from = commitKey(c.repo, recs[len(recs)-1].Order) + "\x00"
+		from = page[len(page)-1].Key + "\x00"
 	}
 }
 
-// links checks what a commit says of others.
-func (c *check) links(tx *Txn, rec *recordpb.CommitRecord) error {
-	me := rec.Info.GetCommit()
-	order, ok, err := tx.Get(idKey(me.GetId(), c.repo))
+// alive tells whether a repo exists. One that does not, but whose commits are still
+// being deleted, is no concern of a check, which is what fading says.
+func (c *check) alive(tx *Txn, repo *pfspb.Repo) (alive, fading bool, err error) {
+	found, err := tx.GetMulti([]string{repoPrefix + repoKey(repo), garbageKey(repo)}, true)
+	if err != nil {
+		return false, false, err
+	}
+	return found[0] != nil, found[1] != nil, nil
+}
+
+// owned tells whether a key of a repo is worth a look, and reports one whose repo is
+// neither there nor being deleted.
+func (c *check) owned(tx *Txn, repo *pfspb.Repo, key string) (bool, error) {
+	alive, fading, err := c.alive(tx, repo)
+	if err != nil || alive || fading {
+		return alive && !fading, err
+	}
+	return false, c.fault("key %s belongs to repo %s, which does not exist", key, RepoName(repo))
+}
+
+// storageInfo tells what is worth knowing and no fault.
+func (s *Service) storageInfo(ctx context.Context, info func(string) error) error {
+	objects, bytes := 0, int64(0)
+	for o, err := range s.bucket.List(ctx, layerObjects) {
+		if err != nil {
+			return err
+		}
+		_, id, _ := strings.Cut(strings.TrimPrefix(o.Key, layerObjects), "/")
+		if raw, err := hex.DecodeString(id); err != nil || len(raw) != 16 {
+			continue
+		}
+		stored := false
+		if err := s.View(ctx, func(tx *Txn) error {
+			var err error
+			_, stored, err = tx.Peek(layerPrefix + id)
+			return err
+		}); err != nil {
+			return err
+		}
+		if !stored {
+			objects++
+			bytes += o.Size
+		}
+	}
+	if objects > 0 {
+		if err := info(fmt.Sprintf("%d layers in the bucket (%d bytes) have no record: writers are at it, or garbage collection will remove them", objects, bytes)); err != nil {
+			return err
+		}
+	}
+	last, err := s.garbage.Last(ctx)
 	if err != nil {
 		return err
 	}
-	if !ok || string(order) != rec.Order {
-		if err := c.fault("commit %s is not found by its id", CommitName(me)); err != nil {
-			return err
-		}
+	if last == nil {
+		return info("garbage was never collected so far")
 	}
-	if p := rec.Info.GetParentCommit(); p != nil {
-		if _, ok, err := tx.lookup(c.repo, p.GetId()); err != nil {
-			return err
-		} else if !ok {
-			if err := c.fault("commit %s has the parent %s, which does not exist", CommitName(me), p.GetId()); err != nil {
-				return err
-			}
-		}
-		if _, ok, err := tx.Get(childKey(c.repo, p.GetId(), me.GetId())); err != nil {
-			return err
-		} else if !ok {
-			if err := c.fault("commit %s is not among the children of its parent %s", CommitName(me), p.GetId()); err != nil {
-				return err
-			}
-		}
-	}
-	for _, p := range rec.Info.GetDirectProvenance() {
-		_, ok, err := tx.lookup(p.GetRepo(), p.GetId())
-		var gone *RepoNotFoundError
-		if err != nil && !errors.As(err, &gone) {
-			return err
-		}
-		if !ok {
-			if err := c.fault("commit %s comes from %s, which does not exist", CommitName(me), CommitName(p)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return info(fmt.Sprintf("garbage was last collected at %s: %d chunks and %d layers with %d objects were removed, %d bytes in the bucket",
+		last.GetFinished().AsTime().UTC().Format("2006-01-02T15:04:05Z"), last.GetChunks(), last.GetLayers(), last.GetChunks()+last.GetLayerObjects(), last.GetBytes()))
 }
 
-// content checks the layers of a commit and, where one was not met before, what
-// is in them.
-func (c *check) content(ctx context.Context, rec *recordpb.CommitRecord) error {
-	fresh := false
-	for _, ref := range rec.Layers {
-		if !c.seen[string(ref.GetId())] {
-			fresh = true
-			c.seen[string(ref.GetId())] = true
-		}
-	}
-	if !fresh {
-		return nil
-	}
-	name := CommitName(rec.Info.Commit)
-	err := c.s.files.Open(rec.Layers).Verify(ctx, c.deep, func(path string, fault error) error {
-		return c.fault("commit %s: %s: %w", name, path, fault)
-	})
-	if err == nil || ctx.Err() != nil {
-		return errors.Join(err, ctx.Err())
-	}
-	return c.fault("commit %s: %w", name, err)
-}
+// layerObjects begins the key of every layer in the bucket.
+const layerObjects = "layer/"

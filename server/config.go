@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/store/disk"
 )
 
@@ -36,6 +37,11 @@ type Config struct {
 	Apply []string
 	// Grace is how long a worker has between SIGTERM and SIGKILL.
 	Grace time.Duration
+	// GCInterval is the time between two garbage collections; negative for none.
+	GCInterval time.Duration
+	// GCGrace is how long readers may go on with a commit after it was deleted;
+	// negative for not at all.
+	GCGrace time.Duration
 	// Logger gets the daemon's log; nil discards it.
 	Logger *zap.Logger
 }
@@ -46,7 +52,24 @@ const (
 	DefaultDataDir = "data"
 	DefaultRuntime = "process"
 	DefaultGrace   = 30 * time.Second
+
+	DefaultGCInterval = time.Hour
+	DefaultGCGrace    = 10 * time.Minute
 )
+
+// gcFence is how long a delete in the bucket may go on after its daemon has lost
+// its lease, where several daemons share an etcd.
+const gcFence = 30 * time.Second
+
+// gc is how this daemon collects garbage. With an etcd of its own it needs no fence:
+// who holds the data directory's lock is alone.
+func (c Config) gc() pfs.GCConfig {
+	g := pfs.GCConfig{Interval: max(c.GCInterval, 0), Grace: max(c.GCGrace, 0)}
+	if len(c.EtcdEndpoints) > 0 {
+		g.Fence = gcFence
+	}
+	return g
+}
 
 // withDefaults fills in what is empty and refuses what cannot work.
 func (c Config) withDefaults() (Config, error) {
@@ -64,6 +87,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.DiskReserve == 0 {
 		c.DiskReserve = disk.DefaultReserve
+	}
+	if c.GCInterval == 0 {
+		c.GCInterval = DefaultGCInterval
+	}
+	if c.GCGrace == 0 {
+		c.GCGrace = DefaultGCGrace
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()

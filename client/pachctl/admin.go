@@ -58,15 +58,16 @@ func (a *app) inspectClusterCmd() *cobra.Command {
 }
 
 func (a *app) fsckCmd() *cobra.Command {
-	var fix, deep, zombieAll bool
+	var fix, deep, info, zombieAll bool
 	var zombie string
 	cmd := &cobra.Command{
 		Use: "fsck", Short: "Check the storage of pachd", Args: nargs(0, 0),
-		Long: `Checks that all that commits refer to is there; with --deep it also reads the
-content and compares its hashes. Prints what it finds and fails if that is an
-error; prints nothing if all is well.`,
+		Long: `Checks that everything that is recorded fits together and that all that commits
+refer to is there; with --deep it also reads the content and compares its hashes
+and sizes. Prints what it finds and fails if that is an error. With --info it
+also tells what is no error, and what garbage collection did last.`,
 		RunE: a.remote(func(s *session, _ []string) error {
-			req := &pfspb.FsckRequest{Fix: fix}
+			req := &pfspb.FsckRequest{Fix: fix, Deep: deep || zombieAll, Verbose: info}
 			switch {
 			case zombie != "":
 				commit, err := s.commit(zombie)
@@ -74,7 +75,7 @@ error; prints nothing if all is well.`,
 					return err
 				}
 				req.ZombieCheck = &pfspb.FsckRequest_ZombieTarget{ZombieTarget: commit}
-			case deep, zombieAll:
+			case zombieAll:
 				req.ZombieCheck = &pfspb.FsckRequest_ZombieAll{ZombieAll: true}
 			}
 			faults := 0
@@ -84,6 +85,9 @@ error; prints nothing if all is well.`,
 				}
 				if r.GetFix() != "" {
 					fmt.Fprintln(s.out, "fixed:", r.GetFix())
+				}
+				if r.GetInfo() != "" {
+					fmt.Fprintln(s.out, r.GetInfo())
 				}
 				if r.GetError() != "" {
 					faults++
@@ -99,6 +103,7 @@ error; prints nothing if all is well.`,
 	f := cmd.Flags()
 	f.BoolVarP(&fix, "fix", "f", false, "repair what can be repaired")
 	f.BoolVar(&deep, "deep", false, "read all content and compare its hashes")
+	f.BoolVar(&info, "info", false, "also tell what is no error, and what garbage collection did last")
 	f.BoolVar(&zombieAll, "zombie-all", false, "check the output of every pipeline; includes --deep")
 	f.StringVar(&zombie, "zombie", "", "check one output commit")
 	return a.projectFlag(cmd)

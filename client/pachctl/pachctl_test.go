@@ -372,6 +372,10 @@ func TestFsck(t *testing.T) {
 	if out := sh.ok("", "fsck", "--deep"); out != "" {
 		t.Errorf("printed %q", out)
 	}
+	sh.s.Fsck = []*pfspb.FsckResponse{{Info: "nothing new"}}
+	if out := sh.ok("", "fsck", "--info"); out != "nothing new\n" {
+		t.Errorf("printed %q", out)
+	}
 	sh.s.Fsck = []*pfspb.FsckResponse{{Fix: "a"}, {Error: "chunk b is missing"}}
 	code, out, stderr := sh.try("", "fsck")
 	if code != 1 || out != "fixed: a\nerror: chunk b is missing\n" || stderr != "1 errors found\n" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -55,6 +56,15 @@ lists are separated by commas. A flag on the command line wins.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.GCInterval < 0 || cfg.GCGrace < 0 {
+				return errors.New("--gc-interval and --gc-grace must not be negative; --gc-interval 0 collects no garbage")
+			}
+			if cfg.GCInterval == 0 {
+				cfg.GCInterval = -1 // in a Config 0 is the default
+			}
+			if cfg.GCGrace == 0 {
+				cfg.GCGrace = -1
+			}
 			tty := isTerminal(stderr)
 			log, err := newLogger(stderr, logLevel, tty)
 			if err != nil {
@@ -74,6 +84,8 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.Var(&byteSize{&cfg.DiskReserve}, "disk-reserve", "free space kept on the disks of --data-dir and --bucket: below it data is refused, and below half of it every write; 0 keeps none")
 	f.StringVar(&cfg.Runtime, "runtime", server.DefaultRuntime, "how workers are started: process (local processes)")
 	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
+	f.DurationVar(&cfg.GCInterval, "gc-interval", server.DefaultGCInterval, "time between two collections of garbage in the bucket and in etcd; 0 for none")
+	f.DurationVar(&cfg.GCGrace, "gc-grace", server.DefaultGCGrace, "time that readers may go on with a commit after it was deleted")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "host:port of etcd members to use instead of the embedded etcd")
 	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user at --etcd-endpoints")
 	f.StringVar(&cfg.EtcdPassword, "etcd-password", "", "password of --etcd-username; better given as PACHD_ETCD_PASSWORD")
