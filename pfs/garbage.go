@@ -19,9 +19,10 @@ type GCConfig struct {
 	Interval time.Duration
 	// Grace is how long readers may go on with a commit after it was deleted.
 	Grace time.Duration
-	// Fence is how long deletes of a daemon that lost its lease may still take; 0
-	// where no other daemon shares the etcd.
+	// Fence is how long deletes of a daemon that lost its lease may still take.
 	Fence time.Duration
+	// Exclusive says that no other daemon uses this etcd.
+	Exclusive bool
 	// Clock is the system's by default.
 	Clock gc.Clock
 }

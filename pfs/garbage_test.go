@@ -489,6 +489,27 @@ func TestCollectGarbage_SweepWithoutOwner(t *testing.T) {
 	}))
 }
 
+// TestCollectGarbage_AfterACrash finds the keys of a daemon that was killed, whose
+// leases have not run out yet.
+func TestCollectGarbage_AfterACrash(t *testing.T) {
+	f := newFarm(t)
+	lease, err := f.store.NewLease(f.ctx, time.Hour)
+	f.must(err)
+	defer lease.Close()
+	_, err = f.store.Update(f.ctx, func(tx *store.Txn) error {
+		tx.PutLease("pfs/gc/owner", []byte("dead"), lease.ID())
+		tx.PutLease("pfs/gc/member/dead", nil, lease.ID())
+		return nil
+	})
+	f.must(err)
+	s, _ := f.daemon(GCConfig{Exclusive: true})
+	w, _ := f.write(s, "/a", noise(1, large))
+	w.Abort()
+	if report := f.collect(s); report.Chunks != 1 {
+		t.Errorf("swept %v", report)
+	}
+}
+
 func TestCollectGarbage_OneAtATime(t *testing.T) {
 	f := newFarm(t)
 	a, _ := f.daemon(GCConfig{})

@@ -107,7 +107,7 @@ func New(cfg Config) (*Service, error) {
 	s.cached = store.NewCollection[*recordpb.CacheRecord](cachePrefix)
 	s.garbage = gc.New(gc.Config{
 		Store: cfg.Store, Bucket: cfg.Bucket, Chunks: s.chunks, Source: references{s}, Logger: cfg.Logger.Named("gc"),
-		LayerPrefix: layerPrefix, Interval: cfg.GC.Interval, Grace: cfg.GC.Grace, Fence: cfg.GC.Fence, Clock: cfg.GC.Clock,
+		LayerPrefix: layerPrefix, Interval: cfg.GC.Interval, Grace: cfg.GC.Grace, Fence: cfg.GC.Fence, Exclusive: cfg.GC.Exclusive, Clock: cfg.GC.Clock,
 	})
 	cfg.Files.NewPins = func() fileset.Pins { return s.garbage.NewPins() }
 	s.files = fileset.New(s.chunks, cfg.Bucket, s, cfg.Files)

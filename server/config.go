@@ -61,11 +61,11 @@ const (
 // its lease, where several daemons share an etcd.
 const gcFence = 30 * time.Second
 
-// gc is how this daemon collects garbage. With an etcd of its own it needs no fence:
-// who holds the data directory's lock is alone.
+// gc is how this daemon collects garbage. With an etcd of its own it is alone: it
+// holds the data directory's lock.
 func (c Config) gc() pfs.GCConfig {
-	g := pfs.GCConfig{Interval: max(c.GCInterval, 0), Grace: max(c.GCGrace, 0)}
-	if len(c.EtcdEndpoints) > 0 {
+	g := pfs.GCConfig{Interval: max(c.GCInterval, 0), Grace: max(c.GCGrace, 0), Exclusive: len(c.EtcdEndpoints) == 0}
+	if !g.Exclusive {
 		g.Fence = gcFence
 	}
 	return g

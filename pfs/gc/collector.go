@@ -55,8 +55,11 @@ type Config struct {
 	// readers that are on their way through it.
 	Grace time.Duration
 	// Fence is how long a delete that was begun by a daemon which lost its lease is
-	// given to end. 0 is for a daemon that has etcd for itself alone.
+	// given to end.
 	Fence time.Duration
+	// Exclusive says that no other daemon uses this etcd: what an earlier one left
+	// there is not waited for.
+	Exclusive bool
 	// TTL is that of leases, default 10 s.
 	TTL time.Duration
 	// Rate bounds the objects deleted in a second, default 2000.
@@ -125,6 +128,15 @@ func (e *BusyError) Error() string {
 // Run takes part in the sweeps of all daemons and collects garbage every interval
 // until ctx ends, whose error it returns.
 func (c *Collector) Run(ctx context.Context) error {
+	if c.cfg.Exclusive {
+		if _, err := c.store.Update(ctx, func(tx *store.Txn) error {
+			tx.DeletePrefix(memberPrefix)
+			tx.Delete(ownerKey)
+			return nil
+		}); err != nil {
+			return fmt.Errorf("garbage collection: forget an earlier daemon: %w", err)
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.runMember(ctx) })
 	g.Go(func() error { return c.runRescue(ctx) })
