@@ -3,10 +3,10 @@ BUF  := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FMT  := go run mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help run test race lint fmt generate wire bench soak build ci
+.PHONY: help run test race lint fmt generate wire bench soak soak-gc build ci
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: ## start pachd with the heartbeat spout
 	go run ./cmd/pachd --apply examples/heartbeat/pipeline.json
@@ -40,6 +40,9 @@ bench: ## measure, each figure beside its floor (see docs/performance.md)
 
 soak: ## kill -9 the daemon again and again and check every guarantee
 	go test ./server -run Kill -count 1 -v -kill.rounds 100 -timeout 60m
+
+soak-gc: ## collect garbage under load and kill -9 for 10 minutes
+	go test ./server -run GCSoak -count 1 -v -gc.soak 10m -timeout 30m
 
 ci: ## what CI runs
 	.ci/run

@@ -53,6 +53,7 @@ func TestGCSoak_NothingIsLost(t *testing.T) {
 		_, _ = rand.NewChaCha8([32]byte{byte(i)}).Read(data)
 		s.pool = append(s.pool, data)
 	}
+	pachdBinary(t) // builds it, before the time begins to count
 	end := time.Now().Add(*gcSoak)
 	args := []string{"--gc-interval", "50ms", "--gc-grace", "20ms", "--log-level", "info"}
 	removed, rounds := 0, 0
