@@ -148,10 +148,20 @@ func (tx *Txn) cut(err error) bool {
 	return errors.As(err, &lost) && !tx.s.garbage.Current(tx.session)
 }
 
-// again tells whether a transaction that failed has to be run again because the
-// daemon has a new session in etcd.
-func (tx *Txn) again(ctx context.Context, err error) (bool, error) {
-	if tx == nil || !tx.fenced || !errors.Is(err, store.ErrLeaseLost) {
+// settle deals with the end of a transaction that relied on a session. It tells
+// whether the transaction has to be run again because the daemon has a new one.
+func (tx *Txn) settle(ctx context.Context, sent bool, err error) (bool, error) {
+	if err == nil || tx == nil || !tx.fenced {
+		return false, err
+	}
+	if !errors.Is(err, store.ErrLeaseLost) {
+		var large *store.TooLargeError
+		var full *store.FullError
+		if sent && !errors.As(err, &large) && !errors.As(err, &full) {
+			// It may yet take effect, when nobody holds the pins any longer: not without
+			// its session.
+			tx.s.garbage.Abandon(tx.session)
+		}
 		return false, err
 	}
 	ok, werr := tx.s.garbage.Await(ctx, tx.session)

@@ -465,6 +465,33 @@ func TestCollectGarbage_LostSession(t *testing.T) {
 	f.whole(s)
 }
 
+// TestCollectGarbage_TransactionWithUnknownEnd lets a transaction take effect, or
+// try to, after its writer has given up and a sweep has been through.
+func TestCollectGarbage_TransactionWithUnknownEnd(t *testing.T) {
+	f := newFarm(t)
+	s, _ := f.daemon(GCConfig{})
+	w, layers := f.write(s, "/a", noise(1, large))
+	_, err := f.store.Update(f.ctx, func(stx *store.Txn) error {
+		tx := s.newTxn(stx)
+		if err := tx.putLayers(layers); err != nil {
+			return err
+		}
+		again, err := tx.settle(f.ctx, true, &store.UnavailableError{Op: "commit to", Err: context.DeadlineExceeded})
+		if again || err == nil {
+			t.Errorf("the writer hears of no error: %v, %v", again, err)
+		}
+		w.Abort()
+		if report := f.collect(s); report.Chunks != 1 {
+			t.Errorf("swept %v", report)
+		}
+		return nil
+	})
+	if !errors.Is(err, store.ErrLeaseLost) {
+		t.Errorf("the transaction ends with %v", err)
+	}
+	f.whole(s)
+}
+
 // TestCollectGarbage_SweepWithoutOwner leaves a sweep as a daemon does that died
 // while it deleted: another ends it, and a writer that waits for it goes on.
 func TestCollectGarbage_SweepWithoutOwner(t *testing.T) {

@@ -41,14 +41,17 @@ func (s *Service) newTxn(tx *store.Txn) *Txn {
 func (s *Service) Update(ctx context.Context, fn func(tx *Txn) error) error {
 	for {
 		var tx *Txn
+		sent := false
 		_, err := s.store.Update(ctx, func(stx *store.Txn) error {
-			tx = s.newTxn(stx)
+			tx, sent = s.newTxn(stx), false
 			if err := fn(tx); err != nil {
 				return err
 			}
-			return tx.endSet()
+			err := tx.endSet()
+			sent = err == nil
+			return err
 		})
-		if again, werr := tx.again(ctx, err); again {
+		if again, werr := tx.settle(ctx, sent, err); again {
 			continue
 		} else if werr != nil {
 			err = werr

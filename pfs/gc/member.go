@@ -44,6 +44,15 @@ func (c *Collector) Current(s Session) bool {
 	return now != nil && now == s.s
 }
 
+// Abandon ends a session whose transaction may or may not take effect. It is called
+// before the pins are released that the transaction relied on: sweeps then wait
+// until the session is gone, and the transaction with it.
+func (c *Collector) Abandon(s Session) {
+	if s.s != nil {
+		c.table.drop(s.s)
+	}
+}
+
 // Await returns true, once there is a new session, if the one that a failed
 // transaction depended on is over; false if that was not why it failed.
 func (c *Collector) Await(ctx context.Context, used Session) (bool, error) {
@@ -171,6 +180,11 @@ func (m *member) join(ctx context.Context) error {
 // answer takes in the state of a sweep and answers a new step.
 func (m *member) answer(ctx context.Context, run *recordpb.GarbageRun) error {
 	kept := m.c.table.install(run)
+	// A session that was abandoned gives no answers: pins released since then were not
+	// seen. One that is abandoned after this still had them when they were looked at.
+	if m.c.table.over(m.s) {
+		return errSession
+	}
 	if !run.GetOpen() || run.GetDeleting() || m.run == run.GetId() && m.step == run.GetStep() {
 		return nil
 	}

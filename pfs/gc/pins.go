@@ -42,8 +42,9 @@ type table struct {
 
 // session is one membership: as long as key hangs on lease, sweeps ask this daemon.
 type session struct {
-	lease clientv3.LeaseID
-	key   string
+	lease   clientv3.LeaseID
+	key     string
+	trusted bool // guarded by table.mu: transactions may have relied on it
 }
 
 // recentObjects is how many objects written during one sweep the filter of
@@ -211,8 +212,15 @@ func (t *table) drop(s *session) {
 func (t *table) trust(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.session = s
+	t.session, s.trusted = s, true
 	t.broadcast()
+}
+
+// over tells whether a session was trusted once and is no longer.
+func (t *table) over(s *session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return s.trusted && t.session != s
 }
 
 func (t *table) current() (*session, <-chan struct{}) {
