@@ -131,7 +131,7 @@ func (c *check) progress(tx *Txn, rec *recordpb.CommitRecord) error {
 
 // size compares the recorded size of a finished commit with that of its files.
 func (c *check) size(ctx context.Context, rec *recordpb.CommitRecord) error {
-	if state(rec.Info) != pfspb.CommitState_FINISHED || rec.Info.Error != "" {
+	if state(rec.Info) != pfspb.CommitState_FINISHED || rec.Info.Error != "" || rec.Forgotten {
 		return nil
 	}
 	total, err := c.s.files.Open(rec.Layers).Total(ctx)

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
 
@@ -135,6 +138,8 @@ func (r *modelRun) actions() map[string]func(*rapid.T) {
 		"start":        r.start,
 		"finish":       r.finish,
 		"clear":        r.clear,
+		"squash":       r.squash,
+		"drop":         r.drop,
 		"branch":       r.branch,
 		"unbranch":     r.unbranch,
 		"delete repo":  r.deleteRepo,
@@ -312,6 +317,71 @@ func (r *modelRun) clear(t *rapid.T) {
 	if c := repo.openCommit(); c != nil {
 		r.do(r.m.ClearCommit(r.ctx, &pfspb.ClearCommitRequest{Commit: repo.commitRef(c)}))
 		c.own = nil
+		r.checkCommit(repo, c)
+	}
+}
+
+func (r *modelRun) squash(t *rapid.T) {
+	repo := r.repo(t)
+	c := r.anyCommit(t, repo)
+	if c == nil {
+		return
+	}
+	_, err := r.m.SquashCommit(r.ctx, &pfspb.SquashCommitRequest{Commit: repo.commitRef(c)})
+	if !repo.canSquash(c) {
+		r.refused(nil, err, "squash")
+		return
+	}
+	r.do(nil, err)
+	repo.remove(c)
+	r.checkRepo(repo)
+}
+
+func (r *modelRun) drop(t *rapid.T) {
+	repo := r.repo(t)
+	c := r.anyCommit(t, repo)
+	if c == nil {
+		return
+	}
+	_, err := r.m.DropCommit(r.ctx, &pfspb.DropCommitRequest{Commit: repo.commitRef(c)})
+	if len(repo.children(c)) > 0 {
+		r.refused(nil, err, "cannot drop a commit that has children")
+		return
+	}
+	r.do(nil, err)
+	heads := repo.heads(c)
+	repo.remove(c)
+	for _, branch := range heads {
+		repo.branches[branch] = c.parent
+		if c.parent != nil {
+			continue
+		}
+		// Without a parent there is a new empty commit; branches may share it.
+		info, err := r.m.InspectCommit(r.ctx, &pfspb.InspectCommitRequest{Commit: commitOf(repo.name + "@" + branch), Wait: pfspb.CommitState_FINISHED})
+		r.do(info, err)
+		i := slices.IndexFunc(repo.commits, func(x *mCommit) bool { return x.id == info.Commit.Id })
+		if i < 0 {
+			repo.begin(branch, info.Commit.Id, nil).finish(false)
+			continue
+		}
+		repo.branches[branch] = repo.commits[i]
+	}
+	r.checkRepo(repo)
+}
+
+// checkRepo compares the commits of a repo, and what each holds.
+func (r *modelRun) checkRepo(repo *mRepo) {
+	r.Helper()
+	infos, err := all(r.m.ListCommit(r.ctx, &pfspb.ListCommitRequest{Repo: repoOf(repo.name), All: true, Reverse: true}))
+	r.do(infos, err)
+	var want []string
+	for _, c := range repo.commits {
+		want = append(want, c.id)
+	}
+	if diff := cmp.Diff(want, ids(infos), cmpopts.EquateEmpty()); diff != "" {
+		r.Fatalf("commits of %s (-want +got):\n%s", repo.name, diff)
+	}
+	for _, c := range repo.commits {
 		r.checkCommit(repo, c)
 	}
 }

@@ -161,6 +161,52 @@ func (t mTree) copy(src mTree, from, to, datum string, appendTo bool) {
 	}
 }
 
+// children are the commits whose parent is c.
+func (repo *mRepo) children(c *mCommit) []*mCommit {
+	var found []*mCommit
+	for _, x := range repo.commits {
+		if x.parent == c {
+			found = append(found, x)
+		}
+	}
+	return found
+}
+
+// heads are the branches that have c as their head.
+func (repo *mRepo) heads(c *mCommit) []string {
+	var names []string
+	for name, head := range repo.branches {
+		if head == c {
+			names = append(names, name)
+		}
+	}
+	return slices.Sorted(slices.Values(names))
+}
+
+// canSquash tells whether a commit may go without any data of a branch going.
+func (repo *mRepo) canSquash(c *mCommit) bool {
+	children := repo.children(c)
+	if len(children) == 0 || len(repo.heads(c)) > 0 {
+		return false
+	}
+	kept := c.failed
+	for _, x := range children {
+		if x.open {
+			return false
+		}
+		kept = kept || !x.failed
+	}
+	return kept
+}
+
+// remove takes a commit out; its children become those of its parent.
+func (repo *mRepo) remove(c *mCommit) {
+	for _, x := range repo.children(c) {
+		x.parent = c.parent
+	}
+	repo.commits = slices.DeleteFunc(repo.commits, func(x *mCommit) bool { return x == c })
+}
+
 // line is a commit and all its ancestors, newest first.
 func (c *mCommit) line() []string {
 	var ids []string
