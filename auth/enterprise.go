@@ -64,8 +64,13 @@ type licenseServer struct {
 	licensepb.UnimplementedAPIServer
 }
 
-func (*licenseServer) Activate(context.Context, *licensepb.ActivateRequest) (*licensepb.ActivateResponse, error) {
-	return &licensepb.ActivateResponse{Info: &enterprisepb.TokenInfo{Expires: noExpiry}}, nil
+// Activate accepts every code, and says that it is valid for as long as was asked.
+func (*licenseServer) Activate(_ context.Context, req *licensepb.ActivateRequest) (*licensepb.ActivateResponse, error) {
+	expires := noExpiry
+	if t := req.GetExpires(); t.IsValid() {
+		expires = t
+	}
+	return &licensepb.ActivateResponse{Info: &enterprisepb.TokenInfo{Expires: expires}}, nil
 }
 
 func (*licenseServer) GetActivationCode(context.Context, *licensepb.GetActivationCodeRequest) (*licensepb.GetActivationCodeResponse, error) {

@@ -94,9 +94,9 @@ func versionWarnings(c *versionpb.Version) []string {
 	case c.Major == versionMajor && c.Minor == versionMinor:
 		return nil
 	case c.Major < versionMajor || c.Major == versionMajor && c.Minor < versionMinor:
-		return []string{fmt.Sprintf("WARNING: The client version (%s) is much older than the server (%s); please upgrade the client.", printVersion(c), serverVersion)}
+		return []string{fmt.Sprintf("WARNING: The client (version %s; the server has %s) is much older than the server; please upgrade the client.", printVersion(c), serverVersion)}
 	}
-	return []string{fmt.Sprintf("WARNING: The client version (%s) is much newer than the server (%s); please upgrade the server.", printVersion(c), serverVersion)}
+	return []string{fmt.Sprintf("WARNING: The client (version %s; the server has %s) is much newer than the server; please upgrade the server.", printVersion(c), serverVersion)}
 }
 
 var serverVersion = fmt.Sprintf("%d.%d.%d", versionMajor, versionMinor, versionMicro)
