@@ -55,9 +55,11 @@ func (w *wire) read(commit, path string) string {
 func TestWireRequests_CommitShapes(t *testing.T) {
 	w := newWire(t)
 	w.ok("pfs_v2.API/CreateRepo", `{"repo":{"name":"r"}}`)
-	for i, commit := range []string{goCommit, sdkCommit, oldCommit, bareCommit,
+	for i, commit := range []string{
+		goCommit, sdkCommit, oldCommit, bareCommit,
 		`{"repo":{"name":"r"},"id":"master"}`,
-		`{"repo":` + fullRepo + `,"id":"master","branch":{"repo":` + fullRepo + `}}`} {
+		`{"repo":` + fullRepo + `,"id":"master","branch":{"repo":` + fullRepo + `}}`,
+	} {
 		path := fmt.Sprintf("/shape-%d", i)
 		// The Python SDK begins every file with an empty message.
 		if a := w.putAs(commit, path, "", "one ", "two"); a.err != nil {

@@ -56,7 +56,7 @@ everything below a directory (or all that a pattern matches) to the directory of
 func (s *session) getFile(file *pfspb.File, output string, offset int64, progress bool) (err error) {
 	r, err := s.GetFileReader(s.ctx, file.GetCommit(), file.GetPath(), offset)
 	if err != nil {
-		return err
+		return needsRecursive(err)
 	}
 	defer r.Close()
 	w := s.out
@@ -64,11 +64,11 @@ func (s *session) getFile(file *pfspb.File, output string, offset int64, progres
 		if info, err := os.Stat(output); err == nil && info.IsDir() {
 			output = filepath.Join(output, path.Base(file.GetPath()))
 		}
-		f, err := create(output)
-		if err != nil {
-			return err
+		f, createErr := create(output)
+		if createErr != nil {
+			return createErr
 		}
-		defer func() { err = f.close(err) }()
+		defer func() { err = f.close(err) }() // the result of this function, whatever it is
 		w = f
 		if progress && isTerminal(s.err) {
 			total := int64(-1)
@@ -81,6 +81,15 @@ func (s *session) getFile(file *pfspb.File, output string, offset int64, progres
 		}
 	}
 	_, err = io.Copy(w, r)
+	return err
+}
+
+// needsRecursive adds to an error that the path stands for several files what to
+// do about it here.
+func needsRecursive(err error) error {
+	if strings.Contains(err.Error(), "Use GetFileTAR instead") {
+		return errors.New("this is not one file but a directory or a pattern that matches several: get them with -r -o <directory>")
+	}
 	return err
 }
 

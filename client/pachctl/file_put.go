@@ -3,6 +3,7 @@ package pachctl
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -110,7 +111,7 @@ without an open commit all of it is one commit.
 	f.BoolVarP(&compress, "compress", "c", false, "compress on the way to pachd")
 	f.Uint32VarP(&p.concurrency, "parallelism", "p", 10, "downloads that pachd makes at a time for a URL")
 	f.BoolVar(&p.fullPath, "full-path", false, "use the whole name given to -f as the target, not its last element")
-	f.BoolVar(&p.untar, "untar", false, "put the files inside .tar, .tar.gz and .tgz files (standard input: tar) instead of them")
+	f.BoolVar(&p.untar, "untar", false, "put the files inside .tar, .tar.gz and .tgz files, or a tar on standard input, instead of them")
 	f.BoolVar(&progress, "progress", isTerminal(os.Stderr), "show a progress bar (default: on a terminal)")
 	return a.projectFlag(cmd)
 }
@@ -147,7 +148,7 @@ func (p *putter) check(dst string, sources []string) error {
 		default:
 			info, err := os.Stat(src)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", src, cause(err))
 			}
 			if info.IsDir() && !p.recursive {
 				return fmt.Errorf("%s is a directory: give -r to put everything below it", src)
@@ -155,6 +156,15 @@ func (p *putter) check(dst string, sources []string) error {
 		}
 	}
 	return nil
+}
+
+// cause takes the operation and the name off an error of the file system.
+func cause(err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return at.Err
+	}
+	return err
 }
 
 func isURL(s string) bool {
@@ -201,6 +211,9 @@ func (p *putter) put(dst, src string) error {
 	case p.isArchive(src):
 		return p.putArchive(dst, src)
 	case src == "-":
+		if isTerminal(p.s.in) {
+			fmt.Fprintln(p.s.err, "reading from the terminal; Ctrl-D ends the file")
+		}
 		return p.putReader(dst, p.s.in)
 	case isURL(src):
 		opts := append([]client.FileOption{client.Concurrency(p.concurrency)}, p.opts...)
@@ -248,7 +261,7 @@ func (p *putter) putTree(dst, dir string) error {
 			err = errors.New("not a regular file")
 		}
 		if err != nil {
-			fmt.Fprintf(p.s.err, "left out %s: %v\n", name, err)
+			fmt.Fprintf(p.s.err, "left out %s: %v\n", name, cause(err))
 			return nil
 		}
 		rel, err := filepath.Rel(dir, name)
@@ -264,30 +277,33 @@ func (p *putter) isArchive(src string) bool {
 	if !p.untar || isURL(src) {
 		return false
 	}
-	return src == "-" || strings.HasSuffix(src, ".tar") || isGzip(src)
+	return src == "-" || strings.HasSuffix(src, ".tar") || strings.HasSuffix(src, ".tar.gz") || strings.HasSuffix(src, ".tgz")
 }
 
-func isGzip(name string) bool {
-	return strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tgz")
+// gunzip reads what r holds, uncompressed if it is compressed by gzip, which
+// shows in its first bytes.
+func gunzip(r io.Reader) (io.Reader, error) {
+	b := bufio.NewReader(r)
+	if first, _ := b.Peek(2); !bytes.Equal(first, []byte{0x1f, 0x8b}) { // what is shorter is no gzip either
+		return b, nil
+	}
+	return gzip.NewReader(b)
 }
 
 // putArchive puts the files of a tar below dst. Links and devices are refused.
 func (p *putter) putArchive(dst, src string) error {
-	r := p.s.in
+	name, in := "standard input", p.s.in
 	if src != "-" {
 		f, err := os.Open(src)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		r = f
+		name, in = src, f
 	}
-	if isGzip(src) {
-		z, err := gzip.NewReader(r)
-		if err != nil {
-			return fmt.Errorf("%s: %w", src, err)
-		}
-		r = z
+	r, err := gunzip(in)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
@@ -295,7 +311,7 @@ func (p *putter) putArchive(dst, src string) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", src, err)
+			return fmt.Errorf("%s is no tar, or a damaged one: %w", name, err)
 		}
 		switch h.Typeflag {
 		case tar.TypeDir, tar.TypeXGlobalHeader:
@@ -305,7 +321,7 @@ func (p *putter) putArchive(dst, src string) error {
 				return err
 			}
 		default:
-			return fmt.Errorf("%s: %s is neither a file nor a directory", src, h.Name)
+			return fmt.Errorf("%s: %s is neither a file nor a directory", name, h.Name)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/minipachd/minipachd/client/internal/fakepachd"
@@ -26,11 +27,11 @@ type shell struct {
 	ctx context.Context
 }
 
-func newShell(t *testing.T) *shell {
+func newShell(t *testing.T, opts ...grpc.ServerOption) *shell {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	s := fakepachd.Start(t)
+	s := fakepachd.Start(t, opts...)
 	for _, v := range []string{"PACH_CONTEXT", "PACH_TOKEN", "PACHYDERM_IGNORE_VERSION_SKEW", "EDITOR"} {
 		t.Setenv(v, "")
 		os.Unsetenv(v)

@@ -3,6 +3,7 @@ package pachctl
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -93,7 +94,9 @@ func list[T proto.Message](s *session, seq iter.Seq2[T, error], header string, r
 	n := 0
 	for v, err := range seq {
 		if err != nil {
-			t.flush()
+			if n > 0 && !s.whole() {
+				err = errors.Join(t.flush(), err)
+			}
 			return err
 		}
 		if s.whole() {

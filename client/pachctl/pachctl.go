@@ -6,6 +6,7 @@
 package pachctl
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -70,7 +72,20 @@ Repos, commits and files are written repo, repo@branch-or-commit and
 repo@branch-or-commit:/path; branch^2 is the second commit before the head.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+
+		SuggestionsMinimumDistance: 1,
+
+		Args: cobra.ArbitraryArgs, // RunE tells about them
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownCommand(cmd, args)
+		},
 	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; %s --help tells which there are", err, cmd.CommandPath())
+	})
 	p := root.PersistentFlags()
 	p.BoolVarP(&a.verbose, "verbose", "v", false, "say on stderr which pachd is asked, as whom")
 	p.Bool("no-color", false, "accepted for compatibility: there are no colours")
@@ -118,6 +133,39 @@ func verb(name, short string, nouns ...*cobra.Command) *cobra.Command {
 	}
 	cmd.AddCommand(nouns...)
 	return cmd
+}
+
+// unknownCommand says what was probably meant: a command of nearly that name, or
+// a noun that should have come second.
+func unknownCommand(root *cobra.Command, args []string) error {
+	for _, v := range root.Commands() {
+		if n, _, err := v.Find(args[:1]); err == nil && n != v {
+			if len(args) > 1 {
+				if verb, _, err := root.Find(args[1:2]); err == nil && verb != root {
+					return fmt.Errorf("there is no command %q; the verb comes first: pachctl %s %s", args[0], verb.Name(), args[0])
+				}
+			}
+			return fmt.Errorf("there is no command %q; the verb comes first, for example: pachctl list %s", args[0], args[0])
+		}
+	}
+	near := root.SuggestionsFor(args[0])
+	for _, c := range root.Commands() {
+		if !slices.Contains(near, c.Name()) && sameLetters(c.Name(), args[0]) {
+			near = append(near, c.Name())
+		}
+	}
+	if len(near) > 0 {
+		return fmt.Errorf("there is no command %q; perhaps %s is meant", args[0], strings.Join(near, " or "))
+	}
+	return fmt.Errorf("there is no command %q; pachctl --help lists them", args[0])
+}
+
+// sameLetters tells whether two words differ only in the order of their letters.
+func sameLetters(a, b string) bool {
+	x, y := []byte(a), []byte(b)
+	slices.Sort(x)
+	slices.Sort(y)
+	return bytes.Equal(x, y)
 }
 
 // nargs demands between least and most arguments, most < 0 for any number.

@@ -146,7 +146,7 @@ func TestPutFile_Targets(t *testing.T) {
 	}
 	sh.s.Forget()
 	sh.fails("d is a directory: give -r to put everything below it", "put", "file", "r@b", "-f", "d")
-	sh.fails("stat none: no such file or directory", "put", "file", "r@b", "-f", "f", "-f", "none")
+	sh.fails("none: no such file or directory", "put", "file", "r@b", "-f", "f", "-f", "none")
 	sh.fails("standard input has no name: give one path for it, <repo>@<branch>:<path>", "put", "file", "r@b")
 	if calls := sh.requests(); calls != "" {
 		t.Errorf("sent although it cannot work:\n%s", calls)
@@ -464,10 +464,16 @@ func TestUsageErrors(t *testing.T) {
 	sh.fails("pachctl create repo takes 1 argument, not 0\nUsage: pachctl create repo <repo> [flags]", "create", "repo")
 	sh.fails(`pachctl list: there is no "foo"; there is project, repo, branch, commit, file, pipeline, job, secret`, "list", "foo")
 	sh.fails(`"r" has no branch or commit: want <repo>@<branch-or-commit>:<path>`, "list", "file", "r")
-	if code, _, stderr := sh.try("", "lst"); code != 1 || !strings.Contains(stderr, `unknown command "lst" for "pachctl"`) || !strings.Contains(stderr, "\tlist\n") {
-		t.Errorf("exit code %d, stderr %q", code, stderr)
+	sh.fails(`there is no command "lst"; perhaps list is meant`, "lst", "repo")
+	sh.fails(`there is no command "craete"; perhaps create is meant`, "craete", "repo", "r")
+	sh.fails(`there is no command "frobnicate"; pachctl --help lists them`, "frobnicate")
+	sh.fails(`there is no command "repo"; the verb comes first: pachctl inspect repo`, "repo", "inspect", "r")
+	sh.fails(`there is no command "pipelines"; the verb comes first, for example: pachctl list pipelines`, "pipelines")
+	sh.fails("unknown flag: --nope; pachctl --help tells which there are", "--nope")
+	sh.fails("unknown flag: --nope; pachctl list repo --help tells which there are", "list", "repo", "--nope")
+	if code, out, _ := sh.try("", "list", "file", "none@master"); code != 1 || out != "" {
+		t.Errorf("a list that cannot be had: exit code %d, stdout %q", code, out)
 	}
-	sh.fails("unknown flag: --nope", "list", "repo", "--nope")
 	if out := sh.ok("", "completion", "bash"); !strings.Contains(out, "pachctl") {
 		t.Error("no completion")
 	}
