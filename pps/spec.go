@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
+	"strings"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -83,7 +85,7 @@ func (u userSpec) effective(layers ...[]byte) (*effectiveSpec, error) {
 	}
 	req := &ppspb.CreatePipelineRequest{}
 	if err := protojson.Unmarshal(merged, req); err != nil {
-		return nil, &SpecError{Err: err}
+		return nil, &SpecError{Err: withoutPosition(err)}
 	}
 	// What one call asked for is no part of the pipeline.
 	flags := `{"update":null,"reprocess":null,"dryRun":null,"specCommit":null}`
@@ -105,6 +107,13 @@ func (u userSpec) effective(layers ...[]byte) (*effectiveSpec, error) {
 		return nil, &SpecError{Err: err}
 	}
 	return &effectiveSpec{user: u, json: string(merged), request: req}, nil
+}
+
+// position is where protojson saw an error: in the merged text, which nobody wrote.
+var position = regexp.MustCompile(`^proto:[ \x{a0}]*(\(line \d+:\d+\): )?`)
+
+func withoutPosition(err error) error {
+	return errors.New(position.ReplaceAllString(err.Error(), ""))
 }
 
 // sameSpec tells whether two effective specs mean the same.
@@ -140,17 +149,22 @@ func canonicalJSON(data []byte, desc protoreflect.MessageDescriptor) ([]byte, er
 	if _, ok := tree.(map[string]any); !ok {
 		return nil, fmt.Errorf("a JSON object is expected, not %s", kindOf(tree))
 	}
-	tree, err := canonicalMessage(tree, desc)
+	tree, err := canonicalMessage(tree, desc, "")
 	if err != nil {
 		return nil, err
 	}
 	return encodeJSON(tree)
 }
 
-func canonicalMessage(v any, desc protoreflect.MessageDescriptor) (any, error) {
+// canonicalMessage rewrites the value of a message. path names it in errors, as
+// the user wrote it; it is empty for the whole text.
+func canonicalMessage(v any, desc protoreflect.MessageDescriptor, path string) (any, error) {
+	if v == nil || desc.FullName().Parent() == "google.protobuf" {
+		return v, nil // what is wrong with it, protojson reports
+	}
 	object, ok := v.(map[string]any)
-	if !ok || desc.FullName().Parent() == "google.protobuf" {
-		return v, nil // null, or an error for protojson to report
+	if !ok {
+		return nil, wrongKind(path, "an object", v)
 	}
 	out := make(map[string]any, len(object))
 	for name, value := range object {
@@ -164,7 +178,7 @@ func canonicalMessage(v any, desc protoreflect.MessageDescriptor) (any, error) {
 		if _, twice := out[fd.JSONName()]; twice {
 			return nil, &fieldError{name: name, text: fmt.Sprintf("field %q given twice in %s", fd.JSONName(), desc.FullName())}
 		}
-		value, err := canonicalField(value, fd)
+		value, err := canonicalField(value, fd, strings.TrimPrefix(path+"."+name, "."))
 		if err != nil {
 			return nil, err
 		}
@@ -173,38 +187,69 @@ func canonicalMessage(v any, desc protoreflect.MessageDescriptor) (any, error) {
 	return out, nil
 }
 
-func canonicalField(v any, fd protoreflect.FieldDescriptor) (any, error) {
-	if fd.IsMap() {
-		fd = fd.MapValue()
+// canonicalField rewrites the value of a field: an object for a map, an array for
+// a list, else one value. null stands for none of them.
+func canonicalField(v any, fd protoreflect.FieldDescriptor, path string) (any, error) {
+	switch {
+	case v == nil:
+		return nil, nil
+	case fd.IsMap():
 		object, ok := v.(map[string]any)
-		if !ok || fd.Message() == nil {
-			return v, nil
+		if !ok {
+			return nil, wrongKind(path, "an object", v)
 		}
 		for k, e := range object {
 			var err error
-			if object[k], err = canonicalMessage(e, fd.Message()); err != nil {
+			if object[k], err = canonicalValue(e, fd.MapValue(), path+"."+k); err != nil {
 				return nil, err
 			}
 		}
 		return object, nil
+	case fd.IsList():
+		list, ok := v.([]any)
+		if !ok {
+			return nil, wrongKind(path, "an array", v)
+		}
+		for i, e := range list {
+			var err error
+			if list[i], err = canonicalValue(e, fd, fmt.Sprintf("%s[%d]", path, i)); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
 	}
-	if fd.Message() == nil {
-		return v, nil
-	}
-	if !fd.IsList() {
-		return canonicalMessage(v, fd.Message())
-	}
-	list, ok := v.([]any)
-	if !ok {
-		return v, nil
-	}
-	for i, e := range list {
-		var err error
-		if list[i], err = canonicalMessage(e, fd.Message()); err != nil {
-			return nil, err
+	return canonicalValue(v, fd, path)
+}
+
+// canonicalValue rewrites one value of a field's type. It refuses what YAML makes
+// of a word without quotes where a text is wanted, and the like; numbers and
+// enums, which have several spellings, are left to protojson.
+func canonicalValue(v any, fd protoreflect.FieldDescriptor, path string) (any, error) {
+	switch _, isText := v.(string); {
+	case fd.Message() != nil:
+		return canonicalMessage(v, fd.Message(), path)
+	case v == nil:
+		return nil, nil
+	case fd.Kind() == protoreflect.StringKind && !isText:
+		return nil, wrongKind(path, "a string", v)
+	case fd.Kind() == protoreflect.BoolKind:
+		if _, ok := v.(bool); !ok {
+			return nil, wrongKind(path, "true or false", v)
 		}
 	}
-	return list, nil
+	return v, nil
+}
+
+func wrongKind(path, want string, v any) error {
+	text := fmt.Sprintf("%s must be %s, not %s", path, want, kindOf(v))
+	switch v := v.(type) {
+	case json.Number, bool:
+		text += fmt.Sprintf(" (%v)", v)
+		if want == "a string" {
+			text += ": put it in quotes"
+		}
+	}
+	return &fieldError{name: path, text: text}
 }
 
 // decodeJSON reads exactly one JSON value and keeps numbers as they are written.
@@ -243,6 +288,8 @@ func kindOf(v any) string {
 		return "a string"
 	case bool:
 		return "a boolean"
+	case map[string]any:
+		return "an object"
 	default:
 		return "a number"
 	}
