@@ -74,8 +74,8 @@ func TestWireConnection_Gzip(t *testing.T) {
 	}
 }
 
-// TestWireConnection_VersionAtOnce asks what a client asks first, with the
-// deadline that it has, while the daemon has other things to do.
+// TestWireConnection_VersionAtOnce asks what a client asks first, within the
+// second that it waits.
 func TestWireConnection_VersionAtOnce(t *testing.T) {
 	w := newWire(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
