@@ -11,16 +11,18 @@ import (
 	enterprisepb "github.com/minipachd/minipachd/proto/enterprise_v2"
 	identitypb "github.com/minipachd/minipachd/proto/identity_v2"
 	licensepb "github.com/minipachd/minipachd/proto/license_v2"
+	"github.com/minipachd/minipachd/store"
 )
 
 // ErrNotActivated answers every auth call while auth is off. Clients match the
 // text, so it must stay as it is.
 var ErrNotActivated = status.Error(codes.Unimplemented, "the auth service is not activated")
 
-// Register adds the auth, identity, enterprise and license services to r.
-func Register(r grpc.ServiceRegistrar) {
+// Register adds the auth, identity, enterprise and license services to r. What
+// they keep is in st.
+func Register(r grpc.ServiceRegistrar, st *store.Store) {
 	authpb.RegisterAPIServer(r, &authServer{})
-	identitypb.RegisterAPIServer(r, &identityServer{})
+	identitypb.RegisterAPIServer(r, newIdentityServer(st))
 	enterprisepb.RegisterAPIServer(r, &enterpriseServer{})
 	licensepb.RegisterAPIServer(r, &licenseServer{})
 }

@@ -2,22 +2,121 @@ package auth
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	identitypb "github.com/minipachd/minipachd/proto/identity_v2"
+	"github.com/minipachd/minipachd/store"
 )
 
-// identityServer is identity_v2.API of a server without auth: there are no
-// identities, so every call says that auth is off.
+// Keys of this package in etcd, below the store's prefix.
+const (
+	identityPrefix = "auth/identity/"
+	clientPrefix   = "auth/oidc-client/" // by id
+	configKey      = "config"
+	maxClientID    = 256
+)
+
+// identityServer is identity_v2.API of a server without auth. What `pachctl auth
+// activate` sets up is kept and given back; there are no identity providers, and
+// calls about them say that auth is off.
 type identityServer struct {
 	identitypb.UnimplementedAPIServer
+
+	store   *store.Store
+	config  store.Collection[*identitypb.IdentityServerConfig]
+	clients store.Collection[*identitypb.OIDCClient]
 }
 
-func (*identityServer) SetIdentityServerConfig(context.Context, *identitypb.SetIdentityServerConfigRequest) (*identitypb.SetIdentityServerConfigResponse, error) {
-	return nil, ErrNotActivated
+func newIdentityServer(st *store.Store) *identityServer {
+	return &identityServer{
+		store:   st,
+		config:  store.NewCollection[*identitypb.IdentityServerConfig](identityPrefix),
+		clients: store.NewCollection[*identitypb.OIDCClient](clientPrefix),
+	}
 }
 
-func (*identityServer) GetIdentityServerConfig(context.Context, *identitypb.GetIdentityServerConfigRequest) (*identitypb.GetIdentityServerConfigResponse, error) {
-	return nil, ErrNotActivated
+// SetIdentityServerConfig keeps a configuration in place of the one before.
+func (s *identityServer) SetIdentityServerConfig(ctx context.Context, req *identitypb.SetIdentityServerConfigRequest) (*identitypb.SetIdentityServerConfigResponse, error) {
+	if req.GetConfig() == nil {
+		return nil, status.Error(codes.InvalidArgument, "validate request: a config must be given")
+	}
+	_, err := s.store.Update(ctx, func(tx *store.Txn) error { return s.config.Put(tx, configKey, req.GetConfig()) })
+	if err != nil {
+		return nil, fmt.Errorf("set identity server config: %w", err)
+	}
+	return &identitypb.SetIdentityServerConfigResponse{}, nil
+}
+
+// GetIdentityServerConfig gives the configuration that was set, an empty one if
+// none was.
+func (s *identityServer) GetIdentityServerConfig(ctx context.Context, _ *identitypb.GetIdentityServerConfigRequest) (*identitypb.GetIdentityServerConfigResponse, error) {
+	res := &identitypb.GetIdentityServerConfigResponse{}
+	err := s.store.View(ctx, func(tx *store.Txn) error {
+		config, ok, err := s.config.Get(tx, configKey)
+		if !ok {
+			config = &identitypb.IdentityServerConfig{}
+		}
+		res.Config = config
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get identity server config: %w", err)
+	}
+	return res, nil
+}
+
+// ListIDPConnectors gives none: there are no identity providers.
+func (*identityServer) ListIDPConnectors(context.Context, *identitypb.ListIDPConnectorsRequest) (*identitypb.ListIDPConnectorsResponse, error) {
+	return &identitypb.ListIDPConnectorsResponse{}, nil
+}
+
+// CreateOIDCClient keeps a client and gives it back, with a random secret if it
+// came without one.
+func (s *identityServer) CreateOIDCClient(ctx context.Context, req *identitypb.CreateOIDCClientRequest) (*identitypb.CreateOIDCClientResponse, error) {
+	switch id := req.GetClient().GetId(); {
+	case req.GetClient() == nil:
+		return nil, status.Error(codes.InvalidArgument, "validate request: a client must be given")
+	case id == "":
+		return nil, status.Error(codes.InvalidArgument, "validate request: the client must have an id")
+	case len(id) > maxClientID:
+		return nil, status.Errorf(codes.InvalidArgument, "validate request: the client's id has %d bytes, more than %d", len(id), maxClientID)
+	}
+	client := proto.CloneOf(req.GetClient())
+	if client.GetSecret() == "" {
+		client.Secret = rand.Text()
+	}
+	_, err := s.store.Update(ctx, func(tx *store.Txn) error {
+		_, exists, err := s.clients.Get(tx, client.GetId())
+		if err != nil {
+			return err
+		}
+		if exists {
+			return status.Errorf(codes.AlreadyExists, "OIDC client %q already exists", client.GetId())
+		}
+		return s.clients.Put(tx, client.GetId(), client)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &identitypb.CreateOIDCClientResponse{Client: client}, nil
+}
+
+// DeleteAll forgets the configuration and all clients.
+func (s *identityServer) DeleteAll(ctx context.Context, _ *identitypb.DeleteAllRequest) (*identitypb.DeleteAllResponse, error) {
+	_, err := s.store.Update(ctx, func(tx *store.Txn) error {
+		s.config.DeletePrefix(tx, "")
+		s.clients.DeletePrefix(tx, "")
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("delete identities: %w", err)
+	}
+	return &identitypb.DeleteAllResponse{}, nil
 }
 
 func (*identityServer) CreateIDPConnector(context.Context, *identitypb.CreateIDPConnectorRequest) (*identitypb.CreateIDPConnectorResponse, error) {
@@ -28,19 +127,11 @@ func (*identityServer) UpdateIDPConnector(context.Context, *identitypb.UpdateIDP
 	return nil, ErrNotActivated
 }
 
-func (*identityServer) ListIDPConnectors(context.Context, *identitypb.ListIDPConnectorsRequest) (*identitypb.ListIDPConnectorsResponse, error) {
-	return nil, ErrNotActivated
-}
-
 func (*identityServer) GetIDPConnector(context.Context, *identitypb.GetIDPConnectorRequest) (*identitypb.GetIDPConnectorResponse, error) {
 	return nil, ErrNotActivated
 }
 
 func (*identityServer) DeleteIDPConnector(context.Context, *identitypb.DeleteIDPConnectorRequest) (*identitypb.DeleteIDPConnectorResponse, error) {
-	return nil, ErrNotActivated
-}
-
-func (*identityServer) CreateOIDCClient(context.Context, *identitypb.CreateOIDCClientRequest) (*identitypb.CreateOIDCClientResponse, error) {
 	return nil, ErrNotActivated
 }
 
@@ -57,9 +148,5 @@ func (*identityServer) ListOIDCClients(context.Context, *identitypb.ListOIDCClie
 }
 
 func (*identityServer) DeleteOIDCClient(context.Context, *identitypb.DeleteOIDCClientRequest) (*identitypb.DeleteOIDCClientResponse, error) {
-	return nil, ErrNotActivated
-}
-
-func (*identityServer) DeleteAll(context.Context, *identitypb.DeleteAllRequest) (*identitypb.DeleteAllResponse, error) {
 	return nil, ErrNotActivated
 }

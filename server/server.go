@@ -201,7 +201,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	)
 	s.pfs.Register(srv)
 	s.pps.Register(srv)
-	auth.Register(srv)
+	auth.Register(srv, s.store)
 	transactionpb.RegisterAPIServer(srv, &transactionServer{})
 	metadatapb.RegisterAPIServer(srv, &metadataServer{})
 	versionpb.RegisterAPIServer(srv, versionServer{})

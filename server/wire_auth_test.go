@@ -57,7 +57,26 @@ func TestWireAuth_LicencesAndIdentities(t *testing.T) {
 		{"license_v2.API/UpdateCluster", `{"id":"c"}`, codes.OK, `{}`},
 		{"license_v2.API/ListClusters", `{}`, codes.OK, `{}`},
 		{"license_v2.API/DeleteCluster", `{"id":"c"}`, codes.OK, `{}`},
+		{"identity_v2.API/GetIdentityServerConfig", `{}`, codes.OK, `{"config":{}}`},
+		{"identity_v2.API/SetIdentityServerConfig", `{}`, codes.InvalidArgument, "validate request: ..."},
+		{"identity_v2.API/SetIdentityServerConfig", `{"config":{"issuer":"http://pachd:1658/","idTokenExpiry":"24h"}}`, codes.OK, `{}`},
+		{"identity_v2.API/GetIdentityServerConfig", `{}`, codes.OK, `{"config":{"issuer":"http://pachd:1658/","idTokenExpiry":"24h"}}`},
+		{"identity_v2.API/CreateOIDCClient", `{"client":{"id":"pachd","name":"pachd","redirectUris":["http://x/"],"secret":"given"}}`, codes.OK, `{"client":{"id":"pachd","redirectUris":["http://x/"],"name":"pachd","secret":"given"}}`},
+		{"identity_v2.API/CreateOIDCClient", `{"client":{"id":"pachd"}}`, codes.AlreadyExists, `OIDC client "pachd" already exists`},
+		{"identity_v2.API/CreateOIDCClient", `{"client":{"id":""}}`, codes.InvalidArgument, "validate request: ..."},
+		{"identity_v2.API/CreateOIDCClient", `{}`, codes.InvalidArgument, "validate request: ..."},
+		{"identity_v2.API/ListIDPConnectors", `{}`, codes.OK, `{}`},
+		{"identity_v2.API/CreateIDPConnector", `{"connector":{"id":"x"}}`, codes.Unimplemented, "the auth service is not activated"},
+		{"identity_v2.API/DeleteAll", `{}`, codes.OK, `{}`},
+		{"identity_v2.API/GetIdentityServerConfig", `{}`, codes.OK, `{"config":{}}`},
 	})
+	secret := func() any {
+		w.ok("identity_v2.API/DeleteAll", `{}`)
+		return at(w.one("identity_v2.API/CreateOIDCClient", `{"client":{"id":"pachd"}}`), "client", "secret")
+	}
+	if one, two := secret(), secret(); one == nil || one == two || len(one.(string)) < 20 {
+		t.Errorf("secrets %v and %v are not random", one, two)
+	}
 }
 
 // TestWireAuth_TokensAreIgnored sends what clients send who do not know that
