@@ -20,6 +20,9 @@ const (
 	versionMajor = 2
 	versionMinor = 12
 	versionMicro = 0
+
+	// Version is all of it as text.
+	Version = "2.12.0"
 )
 
 // versionServer is versionpb_v2.API.
@@ -90,16 +93,15 @@ func versionWarnings(c *versionpb.Version) []string {
 	case c.Major == 0 && c.Minor == 0 && c.Micro == 0:
 		return nil
 	case c.Additional != "":
-		return []string{fmt.Sprintf("WARNING: The client is a pre-release (%s) and the server (%s) is not that build; their versions must match exactly.", printVersion(c), serverVersion)}
+		return []string{fmt.Sprintf("WARNING: The client is a pre-release (%s) and the server (%s) is not that build; their versions must match exactly.", printVersion(c), Version)}
 	case c.Major == versionMajor && c.Minor == versionMinor:
 		return nil
 	case c.Major < versionMajor || c.Major == versionMajor && c.Minor < versionMinor:
-		return []string{fmt.Sprintf("WARNING: The client (version %s; the server has %s) is much older than the server; please upgrade the client.", printVersion(c), serverVersion)}
+		return []string{fmt.Sprintf("WARNING: The client (version %s; the server has %s) is much older than the server; please upgrade the client.", printVersion(c), Version)}
 	}
-	return []string{fmt.Sprintf("WARNING: The client (version %s; the server has %s) is much newer than the server; please upgrade the server.", printVersion(c), serverVersion)}
+	return []string{fmt.Sprintf("WARNING: The client (version %s; the server has %s) is much newer than the server; please upgrade the server.", printVersion(c), Version)}
 }
 
-var serverVersion = fmt.Sprintf("%d.%d.%d", versionMajor, versionMinor, versionMicro)
 
 func printVersion(v *versionpb.Version) string {
 	return fmt.Sprintf("%d.%d.%d%s", v.Major, v.Minor, v.Micro, v.Additional)

@@ -49,6 +49,8 @@ func TestStart_Refusals(t *testing.T) {
 		{"unknown bucket", t.TempDir(), "bucket ftp://x", []string{"--bucket", "ftp://x"}},
 		{"unknown runtime", t.TempDir(), `runtime "vm" is not supported`, []string{"--runtime", "vm"}},
 		{"bad log level", t.TempDir(), `log level "loud"`, []string{"--log-level", "loud"}},
+		{"an argument", t.TempDir(), `there is no argument "create"`, []string{"create", "pipeline"}},
+		{"unknown flag", t.TempDir(), "unknown flag: --nope; pachd --help explains every flag", []string{"--nope"}},
 		{"missing spec file", t.TempDir(), "no such file", []string{"--apply", "/does/not/exist.json"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

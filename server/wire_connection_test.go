@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -240,5 +241,18 @@ func TestWireConnection_ManyStreams(t *testing.T) {
 		if _, err := s.Recv(); err != nil {
 			t.Fatalf("stream %d: %v", i, err)
 		}
+	}
+}
+
+// TestVersionFlag prints what GetVersion says.
+func TestVersionFlag(t *testing.T) {
+	out, err := exec.Command(pachdBinary(t), "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newWire(t).one("versionpb_v2.API/GetVersion", `{}`)
+	micro, _ := at(v, "micro").(float64)
+	if want := fmt.Sprintf("pachd %v.%v.%v\n", at(v, "major"), at(v, "minor"), micro); string(out) != want {
+		t.Errorf("pachd --version prints %q, want %q", out, want)
 	}
 }

@@ -52,7 +52,13 @@ it again continues with all data.
 
 Every flag can be given as an environment variable: --data-dir is PACHD_DATA_DIR,
 lists are separated by commas. A flag on the command line wins.`,
-		Args:          cobra.NoArgs,
+		Version: server.Version,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("there is no argument %q: pachd takes flags only, its commands are those of pachctl", args[0])
+			}
+			return nil
+		},
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -75,6 +81,10 @@ lists are separated by commas. A flag on the command line wins.`,
 			return serve(cmd.Context(), cfg, stdout)
 		},
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w; pachd --help explains every flag", err)
+	})
+	cmd.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "host:port that serves gRPC and REST")
