@@ -219,7 +219,8 @@ func (s *session) listCommitSets(limit int64) error {
 			if c.GetFinished() != nil {
 				finished++
 			}
-			if created == "-" {
+			// Older commits that the set was made from are listed with it.
+			if c.GetCommit().GetId() == set.GetCommitSet().GetId() {
 				created = s.when(c.GetStarted())
 			}
 		}

@@ -107,7 +107,10 @@ func create(name string) (*outputFile, error) {
 		return &outputFile{File: f}, err
 	}
 	f, err := os.OpenFile(fmt.Sprintf("%s.part-%d", name, os.Getpid()), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
-	return &outputFile{File: f, name: name}, err
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, cause(err))
+	}
+	return &outputFile{File: f, name: name}, nil
 }
 
 // close puts the file in its place if err is nil, and removes it if not.

@@ -73,3 +73,10 @@ func TestPutFile_Archives(t *testing.T) {
 		t.Errorf("exit code %d, stderr %q", code, stderr)
 	}
 }
+
+func TestGetFile_NoDirectoryToWriteTo(t *testing.T) {
+	sh := newShell(t)
+	sh.s.AddFiles("default", "r", "master", map[string]string{"/x": "1"})
+	out := t.TempDir() + "/none/x"
+	sh.fails(out+": no such file or directory", "get", "file", "r@master:/x", "-o", out)
+}

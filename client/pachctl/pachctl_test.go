@@ -273,6 +273,21 @@ pps_v2.API/CreatePipelineV2 {"create_pipeline_request_json":"{\"pipeline\":{\"pr
 	}
 }
 
+// TestEditPipeline_KeepsWhatIsRefused does not throw away what somebody typed.
+func TestEditPipeline_KeepsWhatIsRefused(t *testing.T) {
+	sh := newShell(t)
+	t.Setenv("TMPDIR", t.TempDir())
+	sh.ok(`{"pipeline": {"name": "one"}, "spout": {}}`, "create", "pipeline")
+	code, _, stderr := sh.try("", "edit", "pipeline", "one", "--editor", "sed -i 1s/{/[/")
+	_, kept, ok := strings.Cut(stderr, "what was edited is kept: pachctl update pipeline -f ")
+	if code != 1 || !ok {
+		t.Fatalf("exit code %d, stderr %q", code, stderr)
+	}
+	if text, err := os.ReadFile(strings.TrimSpace(kept)); err != nil || !strings.HasPrefix(string(text), "[") {
+		t.Errorf("kept %q, %v", text, err)
+	}
+}
+
 func TestWithProject(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"pipeline":{"name":"x"}}`:                                    `{"pipeline":{"project":{"name":"p"},"name":"x"}}`,

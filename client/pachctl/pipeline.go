@@ -177,15 +177,10 @@ func (a *app) editPipelineCmd() *cobra.Command {
 				fmt.Fprintln(s.err, "nothing was changed")
 				return nil
 			}
-			specs, err := specfile.Parse(bytes.NewReader(after))
-			if err != nil {
-				return err
+			if err := s.sendEdited(after, reprocess); err != nil {
+				return s.keepEdited(after, err)
 			}
-			if len(specs) != 1 {
-				return fmt.Errorf("one spec is wanted, not %d", len(specs))
-			}
-			_, err = s.sendSpec(specs[0], true, reprocess, false)
-			return err
+			return nil
 		}),
 	}
 	f := cmd.Flags()
@@ -193,6 +188,39 @@ func (a *app) editPipelineCmd() *cobra.Command {
 	f.BoolVar(&reprocess, "reprocess", false, "process old data again")
 	f.StringVarP(&a.output, "output", "o", "", "edit as json or yaml")
 	return a.projectFlag(cmd)
+}
+
+func (s *session) sendEdited(text []byte, reprocess bool) error {
+	specs, err := specfile.Parse(bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	if len(specs) != 1 {
+		return fmt.Errorf("one spec is wanted, not %d", len(specs))
+	}
+	_, err = s.sendSpec(specs[0], true, reprocess, false)
+	return err
+}
+
+// keepEdited saves what somebody has typed and cannot be used, and adds to the
+// error where it is.
+func (s *session) keepEdited(text []byte, refused error) error {
+	f, err := os.CreateTemp("", "pipeline-*"+s.specSuffix())
+	if err != nil {
+		return errors.Join(refused, err)
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(refused, err)
+	}
+	return fmt.Errorf("%w\nwhat was edited is kept: pachctl update pipeline -f %s", refused, f.Name())
+}
+
+func (s *session) specSuffix() string {
+	if s.output == "yaml" {
+		return ".yaml"
+	}
+	return ".json"
 }
 
 // edit has the user change a text in an editor.
@@ -203,11 +231,7 @@ func (s *session) edit(text []byte, editor string) ([]byte, error) {
 	if editor == "" {
 		editor = "vi"
 	}
-	suffix := ".json"
-	if s.output == "yaml" {
-		suffix = ".yaml"
-	}
-	f, err := os.CreateTemp("", "pipeline-*"+suffix)
+	f, err := os.CreateTemp("", "pipeline-*"+s.specSuffix())
 	if err != nil {
 		return nil, err
 	}
