@@ -102,7 +102,6 @@ func versionWarnings(c *versionpb.Version) []string {
 	return []string{fmt.Sprintf("WARNING: The client (version %s; the server has %s) is much newer than the server; please upgrade the server.", printVersion(c), Version)}
 }
 
-
 func printVersion(v *versionpb.Version) string {
 	return fmt.Sprintf("%d.%d.%d%s", v.Major, v.Minor, v.Micro, v.Additional)
 }

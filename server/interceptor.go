@@ -71,21 +71,6 @@ func (g *guard) finish(ctx context.Context, method string, start time.Time, pani
 	}
 }
 
-// toStatus keeps the status that err carries. Ends of a context become their
-// codes; anything else has code Unknown and its text, which clients match.
-func toStatus(err error) error {
-	if s, ok := status.FromError(err); ok {
-		return s.Err()
-	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		return status.Error(codes.Canceled, err.Error())
-	case errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.DeadlineExceeded, err.Error())
-	}
-	return status.Error(codes.Unknown, err.Error())
-}
-
 // levelOf separates what the operator should look at from everyday answers.
 func levelOf(code codes.Code) zapcore.Level {
 	switch code {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -254,5 +255,26 @@ func TestVersionFlag(t *testing.T) {
 	micro, _ := at(v, "micro").(float64)
 	if want := fmt.Sprintf("pachd %v.%v.%v\n", at(v, "major"), at(v, "minor"), micro); string(out) != want {
 		t.Errorf("pachd --version prints %q, want %q", out, want)
+	}
+}
+
+// TestWireConnection_ErrorsFitIntoHeaders sends names of a megabyte: the error
+// that quotes them must be one that every client has room for.
+func TestWireConnection_ErrorsFitIntoHeaders(t *testing.T) {
+	w := newWire(t)
+	long := strings.Repeat("ü", 500_000)
+	for _, c := range []exchange{
+		{"pfs_v2.API/CreateRepo", `{"repo":{"name":"` + long + `"}}`, codes.Unknown, "name (ü...ü) invalid: only alphanumeric characters, underscores, and dashes are allowed"},
+		{"pfs_v2.API/ListFile", `{"file":{"commit":{"branch":{"name":"` + long + `","repo":{"name":"r"}}}}}`, codes.NotFound, "..."},
+		{"pps_v2.API/CreatePipelineV2", `{"createPipelineRequestJson":"{\"` + long[:100_000] + `\":1}"}`, codes.InvalidArgument, "could not make effective spec: unexpected field ... in pps_v2.CreatePipelineRequest"},
+	} {
+		a := w.call(within(t), c.method, c.request)
+		s := status.Convert(a.err)
+		if s.Code() != c.code || !matches(s.Message(), c.want) || proto.Size(s.Proto()) > 4<<10 {
+			t.Errorf("%s: %v with %d bytes: %.200q", c.method, s.Code(), proto.Size(s.Proto()), s.Message())
+		}
+	}
+	if log := w.proc.log.String(); len(log) > 100_000 {
+		t.Errorf("the log has %d bytes of it", len(log))
 	}
 }
