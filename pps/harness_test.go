@@ -21,13 +21,17 @@ import (
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pps"
+	"github.com/minipachd/minipachd/pps/jq"
 	"github.com/minipachd/minipachd/pps/logs"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	"github.com/minipachd/minipachd/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	jq.MaybeRun()
+	goleak.VerifyTestMain(m)
+}
 
 // env is a pipeline service over real etcd and files, reached over gRPC.
 type env struct {

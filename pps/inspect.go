@@ -12,9 +12,11 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/minipachd/minipachd/pfs"
+	"github.com/minipachd/minipachd/pps/jq"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -165,10 +167,11 @@ func projectSet(projects []*pfspb.Project) map[string]bool {
 // ListPipeline implements pps_v2.API. Details are always there.
 func (s *Service) ListPipeline(req *ppspb.ListPipelineRequest, stream ppspb.API_ListPipelineServer) error {
 	ctx := stream.Context()
-	filter, err := compileJQ(req.GetJqFilter())
+	filter, err := s.jq.Compile(req.GetJqFilter())
 	if err != nil {
 		return err
 	}
+	defer filter.Close()
 	q := listQuery{projects: projectSet(req.GetProjects())}
 	if req.GetPipeline().GetName() != "" {
 		if q.pipeline, err = target(req.GetPipeline()); err != nil {
@@ -190,7 +193,7 @@ func (s *Service) ListPipeline(req *ppspb.ListPipelineRequest, stream ppspb.API_
 			return err
 		}
 		for _, info := range infos {
-			keep, err := filter.match(ctx, info)
+			keep, err := matches(ctx, filter, info)
 			if err != nil {
 				return err
 			}
@@ -203,6 +206,18 @@ func (s *Service) ListPipeline(req *ppspb.ListPipelineRequest, stream ppspb.API_
 		}
 	}
 	return nil
+}
+
+// matches applies a filter to a message as JSON with the names of the .proto files.
+func matches(ctx context.Context, filter *jq.Filter, m proto.Message) (bool, error) {
+	if filter == nil {
+		return true, nil
+	}
+	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	if err != nil {
+		return false, fmt.Errorf("apply jq filter: %w", err)
+	}
+	return filter.Match(ctx, text)
 }
 
 // history returns the versions of a pipeline that a list request asks for, newest first.

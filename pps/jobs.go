@@ -35,7 +35,7 @@ func (s *Service) InspectJobSet(*ppspb.InspectJobSetRequest, ppspb.API_InspectJo
 
 // ListJob implements pps_v2.API.
 func (s *Service) ListJob(req *ppspb.ListJobRequest, stream ppspb.API_ListJobServer) error {
-	if _, err := compileJQ(req.GetJqFilter()); err != nil {
+	if _, err := s.jq.Compile(req.GetJqFilter()); err != nil {
 		return err
 	}
 	if req.GetPipeline().GetName() == "" {
@@ -50,7 +50,7 @@ func (s *Service) ListJob(req *ppspb.ListJobRequest, stream ppspb.API_ListJobSer
 
 // ListJobSet implements pps_v2.API.
 func (s *Service) ListJobSet(req *ppspb.ListJobSetRequest, _ ppspb.API_ListJobSetServer) error {
-	_, err := compileJQ(req.GetJqFilter())
+	_, err := s.jq.Compile(req.GetJqFilter())
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/minipachd/minipachd/pfs"
+	"github.com/minipachd/minipachd/pps/jq"
 	"github.com/minipachd/minipachd/pps/logs"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -43,6 +44,7 @@ type Service struct {
 	pfs   *pfs.Service
 	logs  *logs.Store
 	log   *zap.Logger
+	jq    *jq.Runner
 
 	pipelines store.Collection[*recordpb.PipelineRecord]
 	versions  store.Collection[*ppspb.PipelineInfo]
@@ -60,6 +62,7 @@ func New(cfg Config) *Service {
 		pfs:       cfg.PFS,
 		logs:      cfg.Logs,
 		log:       cfg.Logger,
+		jq:        jq.NewRunner(jq.Config{}),
 		pipelines: store.NewCollection[*recordpb.PipelineRecord](pipelinePrefix),
 		versions:  store.NewCollection[*ppspb.PipelineInfo](versionPrefix),
 		statuses:  store.NewCollection[*recordpb.PipelineStatus](statusPrefix),

@@ -1,12 +1,9 @@
 package pps
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -144,42 +141,6 @@ func TestMergeStatus_OnlyOfTheSameGeneration(t *testing.T) {
 	mergeStatus(rec, st)
 	if d := rec.Info.Details; rec.Info.State != ppspb.PipelineState_PIPELINE_CRASHING || rec.Info.Reason != "r" || d.RecentError != "e" || d.WorkersAvailable != 1 {
 		t.Errorf("status was not taken: %v", rec.Info)
-	}
-}
-
-func TestJQ(t *testing.T) {
-	info := &ppspb.PipelineInfo{Version: 3, State: ppspb.PipelineState_PIPELINE_RUNNING, Details: &ppspb.PipelineInfo_Details{OutputBranch: "master"}}
-	for program, want := range map[string]bool{
-		"":                             true,
-		`.state == "PIPELINE_RUNNING"`: true,
-		`.details.output_branch`:       true,
-		`.details.outputBranch`:        false,
-		`.version == "3"`:              true,
-		`false, true`:                  false,
-		`empty`:                        false,
-		`.state == "PIPELINE_PAUSED" or .stopped`: false,
-	} {
-		f, err := compileJQ(program)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := f.match(t.Context(), info); got != want || err != nil {
-			t.Errorf("%s: %v, %v", program, got, err)
-		}
-	}
-	for _, program := range []string{".[", "nofunc"} {
-		if _, err := compileJQ(program); err == nil || !strings.HasPrefix(err.Error(), "error parsing jq filter: ") {
-			t.Errorf("%s: %v", program, err)
-		}
-	}
-	f, err := compileJQ(`last(range(infinite))`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if _, err := f.match(ctx, info); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("endless program: %v", err)
 	}
 }
 

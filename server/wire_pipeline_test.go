@@ -249,6 +249,8 @@ func TestWirePipeline_List(t *testing.T) {
 	w.exchange([]exchange{
 		{"pps_v2.API/ListPipeline", `{"jqFilter":".state =="}`, codes.Unknown, "error parsing jq filter: ..."},
 		{"pps_v2.API/ListPipeline", `{"jqFilter":"nosuchfunction"}`, codes.Unknown, "error parsing jq filter: ..."},
+		{"pps_v2.API/ListPipeline", `{"jqFilter":"null | .[536870911] = 1"}`, codes.ResourceExhausted, "apply jq filter: it needs more than 512 MiB of memory"},
+		{"pps_v2.API/ListPipeline", `{"jqFilter":"error(.pipeline.name)"}`, codes.Unknown, "apply jq filter: error: d"},
 		{"pps_v2.API/ListJob", `{"jqFilter":"("}`, codes.Unknown, "error parsing jq filter: ..."},
 		{"pps_v2.API/PipelinesSummary", `{"projects":[{"name":"default"}]}`, codes.OK, `"activePipelines":"2","pausedPipelines":"1"`},
 		{"pps_v2.API/CheckStatus", `{"all":true}`, codes.OK, ""},

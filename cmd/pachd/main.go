@@ -7,11 +7,13 @@ import (
 	"os"
 
 	"github.com/minipachd/minipachd/client/pachctl"
+	"github.com/minipachd/minipachd/pps/jq"
 	"github.com/minipachd/minipachd/pps/runtime/process"
 )
 
 func main() {
 	process.MaybeInit()
+	jq.MaybeRun()
 	if pachctl.InvokedAs(os.Args[0]) {
 		os.Exit(pachctl.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
