@@ -189,14 +189,25 @@ func (repo *mRepo) canSquash(c *mCommit) bool {
 	if len(children) == 0 || len(repo.heads(c)) > 0 {
 		return false
 	}
-	kept := c.failed
-	for _, x := range children {
+	return repo.holdsAll(c, children)
+}
+
+// holdsAll tells whether commits, the children of c or those of failed children,
+// keep what c has: they are finished, and no line of failed ones ends there,
+// since what is made on its end would begin with c.
+func (repo *mRepo) holdsAll(c *mCommit, commits []*mCommit) bool {
+	for _, x := range commits {
 		if x.open {
 			return false
 		}
-		kept = kept || !x.failed
+		if c.failed || !x.failed {
+			continue
+		}
+		if next := repo.children(x); len(next) == 0 || !repo.holdsAll(c, next) {
+			return false
+		}
 	}
-	return kept
+	return true
 }
 
 // remove takes a commit out; its children become those of its parent.

@@ -119,16 +119,30 @@ type ticks struct {
 // set changes one; the zero time takes it out.
 func (t *ticks) set(key string, at time.Time) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if at.IsZero() {
 		delete(t.due, key)
 	} else {
 		t.due[key] = at
 	}
-	t.mu.Unlock()
 	select {
 	case t.changed <- struct{}{}:
 	default:
 	}
+}
+
+// move changes one that is still due at a time; the zero time takes it out. One
+// that was changed since keeps the change.
+func (t *ticks) move(key string, from, to time.Time) {
+	t.mu.Lock()
+	at, ok := t.due[key]
+	same := ok && at.Equal(from)
+	if same && to.IsZero() {
+		delete(t.due, key)
+	} else if same {
+		t.due[key] = to
+	}
+	t.mu.Unlock()
 }
 
 // first is the earliest; "" if there is none.
@@ -161,15 +175,16 @@ func (s *Service) runClock(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		for wait := tickRetry; ; {
-			key, err := s.nextDue(ctx, t)
+			key, due, err := s.nextDue(ctx, t)
 			if err != nil {
 				return err
 			}
 			now := s.clock.Now()
 			next, err := s.tick(ctx, key, now)
 			if err == nil {
-				// What the watch still has to tell may be older; a tick too early does nothing.
-				t.set(key, next)
+				// What the watch still has to tell may be older; a tick too early does
+				// nothing. What it has told meanwhile is newer.
+				t.move(key, due, next)
 				wait = tickRetry
 				continue
 			}
@@ -177,7 +192,7 @@ func (s *Service) runClock(ctx context.Context) error {
 				return ctx.Err()
 			}
 			s.log.Warn("tick of a trigger, will be tried again", zap.String("branch", key), zap.Error(err))
-			t.set(key, now.Add(wait/2+rand.N(wait)))
+			t.move(key, due, now.Add(wait/2+rand.N(wait)))
 			wait = min(2*wait, tickGiveUp)
 		}
 	})
@@ -187,13 +202,13 @@ func (s *Service) runClock(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// nextDue waits until the time of some branch has come.
-func (s *Service) nextDue(ctx context.Context, t *ticks) (string, error) {
+// nextDue waits until the time of some branch has come, and returns both.
+func (s *Service) nextDue(ctx context.Context, t *ticks) (string, time.Time, error) {
 	for {
 		key, at := t.first()
 		now := s.clock.Now()
 		if key != "" && !at.After(now) {
-			return key, ctx.Err()
+			return key, at, ctx.Err()
 		}
 		var fires <-chan time.Time
 		stop := func() {}
@@ -210,7 +225,7 @@ func (s *Service) nextDue(ctx context.Context, t *ticks) (string, error) {
 		}
 		stop()
 		if ctx.Err() != nil {
-			return "", ctx.Err()
+			return "", time.Time{}, ctx.Err()
 		}
 	}
 }

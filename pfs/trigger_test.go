@@ -451,3 +451,25 @@ func TestSetTrigger_KeepsTheClock(t *testing.T) {
 		t.Errorf("a trigger without a schedule has a clock: %v", now)
 	}
 }
+
+// TestTicks_MoveKeepsWhatChangedMeanwhile: the outcome of a tick does not undo a
+// change of the schedule that was heard of while it ran.
+func TestTicks_MoveKeepsWhatChangedMeanwhile(t *testing.T) {
+	at := func(h int) time.Time { return time.Unix(0, 0).Add(time.Duration(h) * time.Hour) }
+	ticks := &ticks{due: map[string]time.Time{}, changed: make(chan struct{}, 1)}
+	ticks.set("a", at(1))
+	ticks.move("a", at(1), at(5))
+	if _, due := ticks.first(); !due.Equal(at(5)) {
+		t.Errorf("moved to %v", due)
+	}
+	ticks.set("a", at(2))
+	ticks.move("a", at(5), at(9))
+	if _, due := ticks.first(); !due.Equal(at(2)) {
+		t.Errorf("a change was undone: %v", due)
+	}
+	ticks.move("a", at(2), time.Time{})
+	ticks.move("a", at(2), at(3))
+	if key, _ := ticks.first(); key != "" {
+		t.Error("what was taken out came back")
+	}
+}
