@@ -25,8 +25,9 @@ import (
 // maxProgram bounds the text of a program, in bytes. Reading one is recursive.
 const maxProgram = 16 << 10
 
-// outOfMemory is the exit status of a Go program that gets no more memory.
-const outOfMemory = 2
+// ownFailure is the exit status with which run fails. A higher one comes from the
+// Go runtime (2), or the race detector's (66), when it gets no more memory.
+const ownFailure = 1
 
 // Config bounds what programs may use. The zero value of a field means its default.
 type Config struct {
@@ -175,7 +176,7 @@ func (f *Filter) explain(ctx context.Context, err error) error {
 	case errors.Is(err, io.EOF):
 		err = f.cmd.Wait()
 		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() == outOfMemory {
+		if errors.As(err, &exit) && exit.ExitCode() > ownFailure {
 			return status.Errorf(codes.ResourceExhausted, "apply jq filter: it needs more than %d MiB of memory", f.runner.cfg.Memory>>20)
 		}
 	}

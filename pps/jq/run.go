@@ -28,7 +28,7 @@ func MaybeRun() {
 	}
 	if err := run(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "jq: %v\n", err)
-		os.Exit(1)
+		os.Exit(ownFailure)
 	}
 	os.Exit(0)
 }
