@@ -150,6 +150,9 @@ func (s *Service) put(tx *pfs.Txn, user userSpec, opt putOptions) (putResult, er
 	if err := validate(spec.request); err != nil {
 		return putResult{}, err
 	}
+	if err := s.secrets.Check(tx.Txn, spec.request.GetTransform().GetSecrets()); err != nil {
+		return putResult{}, err
+	}
 	p := spec.request.Pipeline
 	if _, err := tx.InspectProject(p.GetProject().GetName()); err != nil {
 		return putResult{}, err
@@ -173,7 +176,7 @@ func (s *Service) put(tx *pfs.Txn, user userSpec, opt putOptions) (putResult, er
 	if err := supported(spec.request); err != nil {
 		return putResult{}, err
 	}
-	if err := checkPort(tx, spec.request); err != nil {
+	if err := s.checkPort(tx, spec.request); err != nil {
 		return putResult{}, err
 	}
 	res := putResult{spec: spec, action: Created, version: rec.GetInfo().GetVersion() + 1}
@@ -381,11 +384,15 @@ func newInfo(spec *effectiveSpec) *ppspb.PipelineInfo {
 
 func portKey(port int32) string { return portPrefix + strconv.Itoa(int(port)) }
 
-// checkPort refuses an external port that another pipeline has, stopped or not.
-func checkPort(tx *pfs.Txn, req *ppspb.CreatePipelineRequest) error {
+// checkPort refuses an external port that another pipeline has, stopped or not,
+// or the daemon itself.
+func (s *Service) checkPort(tx *pfs.Txn, req *ppspb.CreatePipelineRequest) error {
 	port := req.GetSpout().GetService().GetExternalPort()
 	if port == 0 {
 		return nil
+	}
+	if int(port) == s.port {
+		return &PortInUseError{Pipeline: key(req.Pipeline), Port: port}
 	}
 	holder, ok, err := tx.Get(portKey(port))
 	if err != nil || !ok || string(holder) == key(req.Pipeline) {

@@ -220,7 +220,10 @@ func (s *Service) regenerate(tx *pfs.Txn, sc scope, layer []byte, opt setOptions
 				return nil, fmt.Errorf("regenerate pipeline %q: %w", key(rec.Info.Pipeline), err)
 			}
 		}
-		if err := checkPort(tx, spec.request); err != nil {
+		if err := s.secrets.Check(tx.Txn, spec.request.GetTransform().GetSecrets()); err != nil {
+			return nil, fmt.Errorf("regenerate pipeline %q: %w", key(rec.Info.Pipeline), err)
+		}
+		if err := s.checkPort(tx, spec.request); err != nil {
 			return nil, err
 		}
 		affected = append(affected, &ppspb.Pipeline{Project: &pfspb.Project{Name: rec.Info.Pipeline.Project.Name}, Name: rec.Info.Pipeline.Name})

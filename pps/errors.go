@@ -46,13 +46,17 @@ func (e *JobNotFoundError) GRPCStatus() *status.Status {
 	return status.New(codes.NotFound, e.Error())
 }
 
-// PortInUseError reports that another pipeline has the external port already.
+// PortInUseError reports that another pipeline has the external port already, or
+// the daemon if there is no Holder.
 type PortInUseError struct {
 	Pipeline, Holder string // "project/name"
 	Port             int32
 }
 
 func (e *PortInUseError) Error() string {
+	if e.Holder == "" {
+		return fmt.Sprintf("pipeline %q: spout.service.external_port %d is the port of pachd itself", e.Pipeline, e.Port)
+	}
 	return fmt.Sprintf("pipeline %q: spout.service.external_port %d is already used by pipeline %q", e.Pipeline, e.Port, e.Holder)
 }
 

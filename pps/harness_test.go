@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -23,6 +24,7 @@ import (
 	"github.com/minipachd/minipachd/pps"
 	"github.com/minipachd/minipachd/pps/jq"
 	"github.com/minipachd/minipachd/pps/logs"
+	"github.com/minipachd/minipachd/pps/secrets"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	"github.com/minipachd/minipachd/store"
@@ -56,7 +58,9 @@ func newEnv(t *testing.T) *env {
 	e.ok(pfsService.Init(t.Context()))
 	e.logs, err = logs.Open(t.TempDir(), logs.Options{})
 	e.ok(err)
-	e.service = pps.New(pps.Config{Store: e.store, PFS: pfsService, Logs: e.logs})
+	key, err := secrets.LoadOrCreateKey(filepath.Join(t.TempDir(), "secret.key"))
+	e.ok(err)
+	e.service = pps.New(pps.Config{Store: e.store, PFS: pfsService, Logs: e.logs, Secrets: secrets.New(key), Port: 30650})
 
 	server := grpc.NewServer()
 	pfsService.Register(server)

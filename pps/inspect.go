@@ -110,6 +110,7 @@ func mergeStatus(rec *recordpb.PipelineRecord, observed *recordpb.PipelineStatus
 	info.Details.RecentError = observed.RecentError
 	info.Details.WorkersAvailable = observed.WorkersAvailable
 	info.Details.WorkersStartedAt = observed.WorkersStartedAt
+	info.Details.Warnings = observed.Warnings
 }
 
 // listQuery selects pipelines; its zero value means all of them.

@@ -9,6 +9,7 @@ import (
 	"github.com/minipachd/minipachd/pfs"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+	"github.com/minipachd/minipachd/store"
 )
 
 // StopPipeline implements pps_v2.API. A pipeline that is stopped, or missing
@@ -111,9 +112,17 @@ func (s *Service) DeletePipelines(ctx context.Context, req *ppspb.DeletePipeline
 	return res, nil
 }
 
-// DeleteAll implements pps_v2.API: it deletes all pipelines, whatever depends on them.
+// DeleteAll implements pps_v2.API: it deletes all pipelines, whatever depends on
+// them, and then all secrets.
 func (s *Service) DeleteAll(ctx context.Context, _ *emptypb.Empty) (*emptypb.Empty, error) {
 	if _, err := s.DeletePipelines(ctx, &ppspb.DeletePipelinesRequest{All: true, Force: true}); err != nil {
+		return nil, err
+	}
+	_, err := s.store.Update(ctx, func(tx *store.Txn) error {
+		s.secrets.DeleteAll(tx)
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return &emptypb.Empty{}, nil

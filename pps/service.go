@@ -12,6 +12,7 @@ import (
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pps/jq"
 	"github.com/minipachd/minipachd/pps/logs"
+	"github.com/minipachd/minipachd/pps/secrets"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -28,23 +29,27 @@ const (
 	defaultsPrefix = "pps/defaults/"
 )
 
-// Config is what a Service works with. All fields but Logger are required.
+// Config is what a Service works with. Store, PFS, Logs and Secrets are required.
 type Config struct {
-	Store  *store.Store
-	PFS    *pfs.Service
-	Logs   *logs.Store
-	Logger *zap.Logger // default: none
+	Store   *store.Store
+	PFS     *pfs.Service
+	Logs    *logs.Store
+	Secrets *secrets.Store
+	Port    int         // that the daemon itself serves, which no spout can have; default none
+	Logger  *zap.Logger // default: none
 }
 
 // Service implements pps_v2.API. Its methods may be called concurrently.
 type Service struct {
 	ppspb.UnimplementedAPIServer
 
-	store *store.Store
-	pfs   *pfs.Service
-	logs  *logs.Store
-	log   *zap.Logger
-	jq    *jq.Runner
+	store   *store.Store
+	pfs     *pfs.Service
+	logs    *logs.Store
+	secrets *secrets.Store
+	port    int
+	log     *zap.Logger
+	jq      *jq.Runner
 
 	pipelines store.Collection[*recordpb.PipelineRecord]
 	versions  store.Collection[*ppspb.PipelineInfo]
@@ -61,6 +66,8 @@ func New(cfg Config) *Service {
 		store:     cfg.Store,
 		pfs:       cfg.PFS,
 		logs:      cfg.Logs,
+		secrets:   cfg.Secrets,
+		port:      cfg.Port,
 		log:       cfg.Logger,
 		jq:        jq.NewRunner(jq.Config{}),
 		pipelines: store.NewCollection[*recordpb.PipelineRecord](pipelinePrefix),

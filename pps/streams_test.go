@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/minipachd/minipachd/pps/logs"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -139,10 +138,6 @@ func TestUnimplemented(t *testing.T) {
 	ctx := t.Context()
 	var errs []error
 	add := func(_ any, err error) { errs = append(errs, err) }
-	add(e.pps.CreateSecret(ctx, &ppspb.CreateSecretRequest{}))
-	add(e.pps.DeleteSecret(ctx, &ppspb.DeleteSecretRequest{}))
-	add(e.pps.InspectSecret(ctx, &ppspb.InspectSecretRequest{}))
-	add(e.pps.ListSecret(ctx, &emptypb.Empty{}))
 	add(e.pps.RunPipeline(ctx, &ppspb.RunPipelineRequest{}))
 	add(e.pps.RenderTemplate(ctx, &ppspb.RenderTemplateRequest{}))
 	add(e.pps.ActivateAuth(ctx, &ppspb.ActivateAuthRequest{}))

@@ -12,28 +12,6 @@ import (
 
 var errNoCron = errors.New("pipeline doesn't have a cron input")
 
-const noSecrets = "this server keeps no secrets yet; pass values to a spout in transform.env"
-
-// CreateSecret implements pps_v2.API.
-func (s *Service) CreateSecret(context.Context, *ppspb.CreateSecretRequest) (*emptypb.Empty, error) {
-	return nil, unimplemented("create secret: " + noSecrets)
-}
-
-// DeleteSecret implements pps_v2.API.
-func (s *Service) DeleteSecret(context.Context, *ppspb.DeleteSecretRequest) (*emptypb.Empty, error) {
-	return nil, unimplemented("delete secret: " + noSecrets)
-}
-
-// ListSecret implements pps_v2.API.
-func (s *Service) ListSecret(context.Context, *emptypb.Empty) (*ppspb.SecretInfos, error) {
-	return nil, unimplemented("list secrets: " + noSecrets)
-}
-
-// InspectSecret implements pps_v2.API.
-func (s *Service) InspectSecret(context.Context, *ppspb.InspectSecretRequest) (*ppspb.SecretInfo, error) {
-	return nil, unimplemented("inspect secret: " + noSecrets)
-}
-
 // ActivateAuth implements pps_v2.API.
 func (s *Service) ActivateAuth(context.Context, *ppspb.ActivateAuthRequest) (*ppspb.ActivateAuthResponse, error) {
 	return nil, unimplemented("pipelines have no tokens: this server has no access control yet")

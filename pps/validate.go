@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/minipachd/minipachd/pps/resources"
+	"github.com/minipachd/minipachd/pps/secrets"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
@@ -13,6 +15,7 @@ const (
 	maxPipelineName   = 51
 	maxKubernetesName = 63
 	maxParallelism    = 1024
+	maxPort           = 65535
 )
 
 var (
@@ -25,7 +28,7 @@ var (
 // stored. Clients match the texts; the first check that fails wins.
 func validate(req *ppspb.CreatePipelineRequest) error {
 	for _, check := range []func(*ppspb.CreatePipelineRequest) error{
-		validateName, validateTransform, validateSpout, validateInput, validateService, validateWorker, validateSecrets, validateLimits,
+		validateName, validateTransform, validateSpout, validateInput, validateService, validateWorker, validateResources, validateSecrets, validateLimits,
 	} {
 		if err := check(req); err != nil {
 			return err
@@ -128,17 +131,13 @@ func validateService(req *ppspb.CreatePipelineRequest) error {
 		}
 	}
 	if svc := req.GetSpout().GetService(); svc != nil {
-		if err := validatePort("internal_port", svc.GetInternalPort()); err != nil {
-			return err
+		// Internal port 0: the worker is told a free one.
+		if port := svc.GetInternalPort(); port < 0 || port > maxPort {
+			return invalid("spout.service.internal_port must be between 0 and %d, not %d", maxPort, port)
 		}
-		return validatePort("external_port", svc.GetExternalPort())
-	}
-	return nil
-}
-
-func validatePort(field string, port int32) error {
-	if port < 1 || port > 65535 {
-		return invalid("spout.service.%s must be between 1 and 65535, not %d", field, port)
+		if port := svc.GetExternalPort(); port < 1 || port > maxPort {
+			return invalid("spout.service.external_port must be between 1 and %d, not %d", maxPort, port)
+		}
 	}
 	return nil
 }
@@ -163,12 +162,24 @@ func validateWorker(req *ppspb.CreatePipelineRequest) error {
 	return nil
 }
 
-// validateSecrets refuses every secret: the server has none.
-func validateSecrets(req *ppspb.CreatePipelineRequest) error {
-	for _, secret := range req.Transform.GetSecrets() {
-		return fmt.Errorf("missing Kubernetes secret %s", secret.GetName())
+func validateResources(req *ppspb.CreatePipelineRequest) error {
+	_, err := resources.Parse(req.ResourceRequests, req.ResourceLimits)
+	for field, spec := range map[string]*ppspb.ResourceSpec{
+		"sidecar_resource_requests": req.SidecarResourceRequests,
+		"sidecar_resource_limits":   req.SidecarResourceLimits,
+	} {
+		if err == nil {
+			err = resources.Check(field, spec)
+		}
+	}
+	if err != nil {
+		return invalid("%v", err)
 	}
 	return nil
+}
+
+func validateSecrets(req *ppspb.CreatePipelineRequest) error {
+	return secrets.CheckForm(req.Transform.GetSecrets())
 }
 
 func validateLimits(req *ppspb.CreatePipelineRequest) error {

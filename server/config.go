@@ -35,6 +35,9 @@ type Config struct {
 	Runtime string
 	// Apply lists spec files whose pipelines are created or updated at start.
 	Apply []string
+	// SecretKeyFile holds the key that secrets are encrypted with; empty means a file
+	// of DataDir, made at the first start.
+	SecretKeyFile string
 	// Grace is how long a worker has between SIGTERM and SIGKILL.
 	Grace time.Duration
 	// GCInterval is the time between two garbage collections; negative for none.

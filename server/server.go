@@ -29,6 +29,7 @@ import (
 	"github.com/minipachd/minipachd/pps/logs"
 	"github.com/minipachd/minipachd/pps/runtime/process"
 	"github.com/minipachd/minipachd/pps/scheduler"
+	"github.com/minipachd/minipachd/pps/secrets"
 	adminpb "github.com/minipachd/minipachd/proto/admin_v2"
 	metadatapb "github.com/minipachd/minipachd/proto/metadata"
 	transactionpb "github.com/minipachd/minipachd/proto/transaction_v2"
@@ -99,16 +100,32 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err = s.pfs.Init(ctx); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
 	}
-	s.pps = pps.New(pps.Config{Store: s.store, PFS: s.pfs, Logs: s.logs, Logger: s.log.Named("pps")})
+	key, err := s.secretKey()
+	if err != nil {
+		return nil, err
+	}
+	kept := secrets.New(key)
+	s.pps = pps.New(pps.Config{
+		Store: s.store, PFS: s.pfs, Logs: s.logs, Logger: s.log.Named("pps"),
+		Secrets: kept, Port: s.listener.Addr().(*net.TCPAddr).Port,
+	})
 	if s.runtime, err = process.New(process.Config{DataDir: s.dir.path, Logger: s.log.Named("process")}); err != nil {
 		return nil, fmt.Errorf("process runtime: %w", err)
 	}
 	s.sched = scheduler.New(scheduler.Config{
 		Store: s.store, Runtime: s.runtime, Logs: s.logs, Logger: s.log.Named("scheduler"),
-		Address: s.dialAddr(), DataDir: s.dir.path, Grace: cfg.Grace,
+		Address: s.dialAddr(), DataDir: s.dir.path, Grace: cfg.Grace, Secrets: kept,
 	})
 	s.grpc = s.newGRPC()
 	return s, nil
+}
+
+// secretKey loads the key of secrets; one of our own is made if it is missing.
+func (s *Server) secretKey() (*secrets.Key, error) {
+	if s.cfg.SecretKeyFile != "" {
+		return secrets.LoadKey(s.cfg.SecretKeyFile)
+	}
+	return secrets.LoadOrCreateKey(s.dir.join("secret.key"))
 }
 
 // listen opens the one port, with a sentence of what to do when it is taken.

@@ -93,6 +93,7 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&cfg.Bucket, "bucket", "", "URL of the object store: file:///path, or mem:// for a throw-away one (default: the folder objects of --data-dir)")
 	f.Var(&byteSize{&cfg.DiskReserve}, "disk-reserve", "free space kept on the disks of --data-dir and --bucket: below it data is refused, and below half of it every write; 0 keeps none")
 	f.StringVar(&cfg.Runtime, "runtime", server.DefaultRuntime, "how workers are started: process (local processes)")
+	f.StringVar(&cfg.SecretKeyFile, "secret-key-file", "", "file with the key that secrets are encrypted with, 64 hexadecimal digits (default: secret.key in --data-dir, made at the first start)")
 	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
 	f.DurationVar(&cfg.GCInterval, "gc-interval", server.DefaultGCInterval, "time between two collections of garbage in the bucket and in etcd; 0 for none")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", server.DefaultGCGrace, "time that readers may go on with a commit after it was deleted")

@@ -11,6 +11,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -55,11 +57,34 @@ type Spec struct {
 	// ConfigFile is written to <Dir>/config.json with mode 0600, readable by the
 	// worker's user, and its path given as PACH_CONFIG. Nil: no file.
 	ConfigFile []byte
+	// SecretFiles are made in a directory of their own before the program
+	// starts, readable by the worker's user alone (mode 0400), and removed when
+	// the worker is gone. The directory's path is given as PPS_SECRETS_DIR.
+	SecretFiles []File
+
+	// Resources says how much of the machine the worker may have.
+	Resources Resources
 
 	// Stdout and Stderr receive the program's output as it is written, each
 	// from one goroutine, until the Exit is delivered. An error of a writer
 	// is ignored: the worker is never blocked or killed for it. Nil discards.
 	Stdout, Stderr io.Writer
+}
+
+// File is a file to be made for a worker.
+type File struct {
+	Path string // relative, slash-separated, without "." and ".."
+	Data []byte
+}
+
+// Resources bounds a worker with everything that it starts. Zero is no bound.
+type Resources struct {
+	CPULimit      float64 // processors' time
+	CPURequest    float64 // its share when processors are short, against other workers
+	MemoryLimit   int64   // bytes
+	MemoryRequest int64   // bytes that are taken away from it last
+	DiskLimit     int64   // bytes
+	GPUs          int64
 }
 
 // Exit says how a worker ended.
@@ -73,6 +98,10 @@ type Exit struct {
 	Err error
 	// Started and Ended bound the life of the program.
 	Started, Ended time.Time
+	// OutOfMemory tells that the worker, or a process that it started, was killed
+	// because it had more than MemoryLimit bytes.
+	OutOfMemory bool
+	MemoryLimit int64
 	// StderrTail is the end of what the program wrote to standard error, at
 	// most TailBytes.
 	StderrTail string
@@ -83,14 +112,30 @@ const TailBytes = 2048
 
 // String gives the ending in a few words: "exit status 3", "signal SIGKILL".
 func (e Exit) String() string {
+	const kill = "killed: out of memory (limit %s)"
 	switch {
 	case e.Err != nil:
 		return e.Err.Error()
+	case e.OutOfMemory && e.Signal == "SIGKILL":
+		return fmt.Sprintf(kill, Bytes(e.MemoryLimit))
+	case e.OutOfMemory:
+		e.OutOfMemory = false
+		return fmt.Sprintf("%s, a process of it was "+kill, e.String(), Bytes(e.MemoryLimit))
 	case e.Signal != "":
 		return "signal " + e.Signal
 	default:
 		return fmt.Sprintf("exit status %d", e.Code)
 	}
+}
+
+// Bytes words an amount of memory: "64 MiB".
+func Bytes(n int64) string {
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	v, i := float64(n), 0
+	for ; v >= 1024 && i < len(units)-1; i++ {
+		v /= 1024
+	}
+	return strings.TrimSuffix(strconv.FormatFloat(v, 'f', 1, 64), ".0") + " " + units[i]
 }
 
 // Worker is a program that was started. All methods may be called from any
@@ -120,6 +165,9 @@ type Runtime interface {
 	// found, no such directory, unknown user). After an error nothing runs. ctx
 	// bounds the start only, not the life of the worker.
 	Start(ctx context.Context, spec Spec) (Worker, error)
+	// Unenforced says in words which bounds this runtime cannot hold a worker
+	// to here, and why.
+	Unenforced(r Resources) []string
 	// Sweep kills what an earlier daemon with the same data directory left
 	// running, and returns when it is gone. Workers of this Runtime are spared.
 	Sweep(ctx context.Context) error

@@ -32,11 +32,15 @@ type pipeline struct {
 	info     *ppspb.PipelineInfo // of the wanted version
 	state    state
 	workers  map[int]runtime.Worker // by slot
+	ports    map[int]int            // that live workers serve on, by slot
 	tasks    sync.WaitGroup         // around workers; they end when the workers have
 	proxy    *proxy
 	report   *reporter
 	reported *recordpb.PipelineStatus
 	remarked string // id of the version whose spec was remarked on
+
+	cautioned string   // id of the version that warnings are about
+	warnings  []string // of what its workers cannot be held to
 }
 
 // occurrence is an event, with the worker that it brings.
@@ -44,6 +48,7 @@ type occurrence struct {
 	event  event
 	slot   int
 	worker runtime.Worker
+	port   int // that the worker serves on
 }
 
 func newPipeline(s *Scheduler, key string) *pipeline {
@@ -55,6 +60,7 @@ func newPipeline(s *Scheduler, key string) *pipeline {
 		done:    make(chan struct{}),
 		log:     s.log.With(zap.String("pipeline", key)),
 		workers: map[int]runtime.Worker{},
+		ports:   map[int]int{},
 	}
 }
 
@@ -90,6 +96,7 @@ func (p *pipeline) run(first *recordpb.PipelineRecord) {
 				p.workers[o.slot] = o.worker
 			}
 			p.step(o.event)
+			p.route(o)
 		case <-fires:
 			p.step(tick{})
 		case <-quit:
@@ -138,6 +145,7 @@ func (p *pipeline) want(record *recordpb.PipelineRecord) {
 	} else {
 		p.info = record.GetInfo()
 		p.remark()
+		p.caution()
 		p.step(want{targetOf(record)})
 	}
 	p.arrangeProxy()
@@ -184,7 +192,9 @@ func (p *pipeline) step(e event) {
 	if p.state.target.gone {
 		return // forget removes the status in the end
 	}
-	if st := p.state.status(p.s.policy, now); !proto.Equal(st, p.reported) {
+	st := p.state.status(p.s.policy, now)
+	st.Warnings = p.warnings
+	if !proto.Equal(st, p.reported) {
 		p.reported = st
 		p.report.set(st)
 	}
@@ -195,7 +205,7 @@ func (p *pipeline) attend(slot int, info *ppspb.PipelineInfo) {
 	spec, log := p.s.workerSpec(slot, info)
 	log.System("beginning to run user code")
 	began := p.s.cfg.Clock.Now()
-	worker, err := p.s.cfg.Runtime.Start(context.Background(), spec)
+	worker, port, err := p.s.start(context.Background(), spec, info)
 	if err != nil {
 		log.System(fmt.Sprintf("errored running user code after %v: %v", rounded(p.s.cfg.Clock.Now().Sub(began)), err))
 		p.log.Info("worker does not start", zap.Int("worker", slot), zap.Error(err))
@@ -203,7 +213,8 @@ func (p *pipeline) attend(slot int, info *ppspb.PipelineInfo) {
 		return
 	}
 	p.log.Info("worker started", zap.Int("worker", slot), zap.Int("pid", worker.PID()))
-	p.events <- occurrence{event: started{slot}, slot: slot, worker: worker}
+	defer p.s.ports.release(port)
+	p.events <- occurrence{event: started{slot}, slot: slot, worker: worker, port: port}
 	end := <-worker.Wait()
 	if err := log.Close(); err != nil {
 		p.log.Warn("log what was printed last", zap.Error(err))
@@ -211,7 +222,7 @@ func (p *pipeline) attend(slot int, info *ppspb.PipelineInfo) {
 	log.System(verdict(end, info))
 	p.log.Info("worker ended", zap.Int("worker", slot), zap.Stringer("exit", end))
 	why, long := wording(end)
-	p.events <- occurrence{event: exited{slot: slot, why: why, long: long, luck: rand.Float64()}}
+	p.events <- occurrence{event: exited{slot: slot, why: why, long: long, luck: rand.Float64()}, slot: slot}
 }
 
 // remark says once per version what of its spec means nothing here.
@@ -250,7 +261,7 @@ func namedImage(info *ppspb.PipelineInfo) string {
 // the external port itself needs no help.
 func (p *pipeline) service() *ppspb.Service {
 	service := p.info.GetDetails().GetSpout().GetService()
-	if p.state.target.wanted() == 0 || service.GetExternalPort() <= 0 || service.GetInternalPort() <= 0 ||
+	if p.state.target.wanted() == 0 || service.GetExternalPort() <= 0 ||
 		service.GetExternalPort() == service.GetInternalPort() {
 		return nil
 	}
@@ -267,7 +278,6 @@ func (p *pipeline) arrangeProxy() {
 			p.proxy.stopAccepting()
 			return
 		case p.proxy.serves(int(service.GetExternalPort())):
-			p.proxy.internal.Store(service.GetInternalPort())
 			return
 		}
 		p.proxy.close()
@@ -275,12 +285,13 @@ func (p *pipeline) arrangeProxy() {
 		p.step(noticed{})
 	}
 	if service != nil {
-		p.proxy = newProxy(p.s.cfg.ServiceHost, int(service.GetExternalPort()), int(service.GetInternalPort()), proxyHold,
+		p.proxy = newProxy(p.s.cfg.ServiceHost, int(service.GetExternalPort()), proxyHold,
 			func(ctx context.Context, text string) {
 				select {
 				case p.events <- occurrence{event: noticed{text}}:
 				case <-ctx.Done():
 				}
 			})
+		p.proxy.route(p.ports)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -23,14 +25,15 @@ const (
 	proxyAccept   = 100 * time.Millisecond // after accept fails, for want of descriptors say
 )
 
-// proxy forwards TCP connections from a spout's external port to the internal
-// port of its worker on this machine. While the worker restarts it holds new
+// proxy forwards TCP connections from a spout's external port to the ports of its
+// workers on this machine, in turn. While none takes them it holds new
 // connections back. It begins to listen when made, and tries again when the port is
 // taken.
 type proxy struct {
 	host     string // to listen on; empty means every address
 	external int
-	internal atomic.Int32
+	workers  atomic.Pointer[[]int] // their ports, never nil
+	turn     atomic.Uint32         // whose it is
 	hold     time.Duration
 
 	ctx           context.Context // of everything
@@ -57,20 +60,26 @@ func (p *places) take() bool {
 
 func (p *places) leave() { p.taken.Add(-1) }
 
-// newProxy starts a proxy. notice is told why the port cannot be listened on, and
+// newProxy starts a proxy without workers. notice is told why the port cannot be listened on, and
 // "" when it can; its context ends when the proxy closes.
 //
 // The port is closed by stopAccepting already, connections by close.
-func newProxy(host string, external, internal int, hold time.Duration, notice func(ctx context.Context, text string)) *proxy {
+func newProxy(host string, external int, hold time.Duration, notice func(ctx context.Context, text string)) *proxy {
 	p := &proxy{
 		host: host, external: external, hold: hold,
 		conns: places{limit: proxyConns}, held: places{limit: proxyHeld},
 	}
-	p.internal.Store(int32(internal))
+	p.route(nil)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.acceptCtx, p.stopAccepting = context.WithCancel(p.ctx)
 	p.wait.Go(func() { p.listen(notice) })
 	return p
+}
+
+// route says where the workers listen that are alive.
+func (p *proxy) route(bySlot map[int]int) {
+	list := slices.Sorted(maps.Values(bySlot))
+	p.workers.Store(&list)
 }
 
 // serves tells whether the proxy is open, or tries to be, on the port.
@@ -143,7 +152,7 @@ func (p *proxy) forward(from *net.TCPConn) {
 	both.Wait()
 }
 
-// reach connects to the worker, waiting for it if need be; nil if in vain.
+// reach connects to a worker, waiting for it if need be; nil if in vain.
 func (p *proxy) reach() *net.TCPConn {
 	if conn, ok := p.dial(p.ctx); ok {
 		return conn
@@ -162,13 +171,19 @@ func (p *proxy) reach() *net.TCPConn {
 	return nil
 }
 
+// dial tries every worker once, beginning with the one whose turn it is.
 func (p *proxy) dial(ctx context.Context) (*net.TCPConn, bool) {
 	d := net.Dialer{Timeout: proxyDial}
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(p.internal.Load()))))
-	if err != nil {
-		return nil, false
+	list := *p.workers.Load()
+	turn := int(p.turn.Add(1) % (1 << 16))
+	for i := range list {
+		port := list[(turn+i)%len(list)]
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return conn.(*net.TCPConn), true
+		}
 	}
-	return conn.(*net.TCPConn), true
+	return nil, false
 }
 
 // transfer copies one direction and passes the end of it on.

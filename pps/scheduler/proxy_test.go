@@ -59,7 +59,8 @@ func connect(t *testing.T, port int) *net.TCPConn {
 
 func open(t *testing.T, external, internal int, hold time.Duration) (*proxy, chan string) {
 	notices := make(chan string, 100)
-	p := newProxy("127.0.0.1", external, internal, hold, func(_ context.Context, text string) { notices <- text })
+	p := newProxy("127.0.0.1", external, hold, func(_ context.Context, text string) { notices <- text })
+	p.route(map[int]int{0: internal})
 	t.Cleanup(p.close)
 	return p, notices
 }

@@ -35,6 +35,8 @@ type Config struct {
 	DataDir string
 	// ServiceHost is the address that spout services listen on; empty means all.
 	ServiceHost string
+	// Secrets are those of transform.secrets; nil knows none.
+	Secrets Secrets
 
 	// Grace is the time between SIGTERM and SIGKILL; default 30 s.
 	Grace time.Duration
@@ -68,6 +70,7 @@ type Scheduler struct {
 	pipelines store.Collection[*recordpb.PipelineRecord]
 	statuses  store.Collection[*recordpb.PipelineStatus]
 	owner     owner
+	ports     ports
 }
 
 func orElse[T comparable](value, otherwise T) T {

@@ -61,6 +61,9 @@ func dialable(address string) (host, port string) {
 	return host, port
 }
 
+// identityVars is how many variables say who a worker is, and come last.
+const identityVars = 6
+
 // environment is what a worker is told, by every runtime alike. The spec's own
 // variables replace ours, except for the names that say who the worker is.
 func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port string) []string {
@@ -78,14 +81,15 @@ func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port string
 	for _, name := range slices.Sorted(maps.Keys(own)) {
 		env = append(env, name+"="+own[name])
 	}
-	return append(env,
-		"PPS_PIPELINE_NAME="+spec.Pipeline,
-		"PPS_PROJECT_NAME="+spec.Project,
-		"PPS_SPEC_COMMIT="+info.GetSpecCommit().GetId(),
-		"PPS_POD_NAME="+spec.WorkerID,
+	identity := [identityVars]string{
+		"PPS_PIPELINE_NAME=" + spec.Pipeline,
+		"PPS_PROJECT_NAME=" + spec.Project,
+		"PPS_SPEC_COMMIT=" + info.GetSpecCommit().GetId(),
+		"PPS_POD_NAME=" + spec.WorkerID,
 		"PPS_WORKER_IP=127.0.0.1",
-		"PPS_WORKER_ORDINAL="+strconv.Itoa(spec.Worker),
-	)
+		"PPS_WORKER_ORDINAL=" + strconv.Itoa(spec.Worker),
+	}
+	return append(env, identity[:]...)
 }
 
 // contextFile is a client's config.json with one context, for this daemon and

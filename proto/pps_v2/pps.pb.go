@@ -3817,17 +3817,23 @@ func (x *ListPipelineRequest) GetPage() *PipelinePage {
 
 // One line of a log.
 type LogMessage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ProjectName   string                 `protobuf:"bytes,10,opt,name=project_name,json=projectName,proto3" json:"project_name,omitempty"`
-	PipelineName  string                 `protobuf:"bytes,1,opt,name=pipeline_name,json=pipelineName,proto3" json:"pipeline_name,omitempty"`
-	JobId         string                 `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	WorkerId      string                 `protobuf:"bytes,3,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	DatumId       string                 `protobuf:"bytes,4,opt,name=datum_id,json=datumId,proto3" json:"datum_id,omitempty"`
-	Master        bool                   `protobuf:"varint,5,opt,name=master,proto3" json:"master,omitempty"`
-	Data          []*InputFile           `protobuf:"bytes,6,rep,name=data,proto3" json:"data,omitempty"`
-	User          bool                   `protobuf:"varint,7,opt,name=user,proto3" json:"user,omitempty"`
-	Ts            *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ts,proto3" json:"ts,omitempty"`
-	Message       string                 `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	ProjectName  string                 `protobuf:"bytes,10,opt,name=project_name,json=projectName,proto3" json:"project_name,omitempty"`
+	PipelineName string                 `protobuf:"bytes,1,opt,name=pipeline_name,json=pipelineName,proto3" json:"pipeline_name,omitempty"`
+	JobId        string                 `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	WorkerId     string                 `protobuf:"bytes,3,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	DatumId      string                 `protobuf:"bytes,4,opt,name=datum_id,json=datumId,proto3" json:"datum_id,omitempty"`
+	Master       bool                   `protobuf:"varint,5,opt,name=master,proto3" json:"master,omitempty"`
+	Data         []*InputFile           `protobuf:"bytes,6,rep,name=data,proto3" json:"data,omitempty"`
+	User         bool                   `protobuf:"varint,7,opt,name=user,proto3" json:"user,omitempty"`
+	Ts           *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ts,proto3" json:"ts,omitempty"`
+	Message      string                 `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	// Own fields of this server. The pipeline's version, and which start of the
+	// worker the line comes from.
+	Version     uint64 `protobuf:"varint,1000,opt,name=version,proto3" json:"version,omitempty"`
+	Incarnation string `protobuf:"bytes,1001,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// "stdout", "stderr", or "system" for lines of the daemon about the worker.
+	Stream        string `protobuf:"bytes,1002,opt,name=stream,proto3" json:"stream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3928,6 +3934,27 @@ func (x *LogMessage) GetTs() *timestamppb.Timestamp {
 func (x *LogMessage) GetMessage() string {
 	if x != nil {
 		return x.Message
+	}
+	return ""
+}
+
+func (x *LogMessage) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *LogMessage) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *LogMessage) GetStream() string {
+	if x != nil {
+		return x.Stream
 	}
 	return ""
 }
@@ -7138,8 +7165,11 @@ type PipelineInfo_Details struct {
 	Determined              *Determined            `protobuf:"bytes,36,opt,name=determined,proto3" json:"determined,omitempty"`
 	MaximumExpectedUptime   *durationpb.Duration   `protobuf:"bytes,37,opt,name=maximum_expected_uptime,json=maximumExpectedUptime,proto3" json:"maximum_expected_uptime,omitempty"`
 	WorkersStartedAt        *timestamppb.Timestamp `protobuf:"bytes,38,opt,name=workers_started_at,json=workersStartedAt,proto3" json:"workers_started_at,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	// Own field of this server: what the spec asks for and its workers cannot be
+	// held to, in words.
+	Warnings      []string `protobuf:"bytes,1010,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PipelineInfo_Details) Reset() {
@@ -7434,6 +7464,13 @@ func (x *PipelineInfo_Details) GetMaximumExpectedUptime() *durationpb.Duration {
 func (x *PipelineInfo_Details) GetWorkersStartedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.WorkersStartedAt
+	}
+	return nil
+}
+
+func (x *PipelineInfo_Details) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -7779,7 +7816,7 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\n" +
 	"commit_set\x18\x05 \x01(\v2\x11.pfs_v2.CommitSetR\tcommitSet\x12+\n" +
 	"\bprojects\x18\x06 \x03(\v2\x0f.pfs_v2.ProjectR\bprojects\x12(\n" +
-	"\x04page\x18\a \x01(\v2\x14.pps_v2.PipelinePageR\x04page\"\xbc\x02\n" +
+	"\x04page\x18\a \x01(\v2\x14.pps_v2.PipelinePageR\x04page\"\x93\x03\n" +
 	"\n" +
 	"LogMessage\x12!\n" +
 	"\fproject_name\x18\n" +
@@ -7792,7 +7829,10 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\x04data\x18\x06 \x03(\v2\x11.pps_v2.InputFileR\x04data\x12\x12\n" +
 	"\x04user\x18\a \x01(\bR\x04user\x12*\n" +
 	"\x02ts\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x02ts\x12\x18\n" +
-	"\amessage\x18\t \x01(\tR\amessage\"*\n" +
+	"\amessage\x18\t \x01(\tR\amessage\x12\x19\n" +
+	"\aversion\x18\xe8\a \x01(\x04R\aversion\x12!\n" +
+	"\vincarnation\x18\xe9\a \x01(\tR\vincarnation\x12\x17\n" +
+	"\x06stream\x18\xea\a \x01(\tR\x06stream\"*\n" +
 	"\x0eLokiLogMessage\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"T\n" +
 	"\vLokiRequest\x12/\n" +
@@ -7831,7 +7871,7 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\bconstant\x18\x01 \x01(\x04R\bconstant\"I\n" +
 	"\bPipeline\x12)\n" +
 	"\aproject\x18\x02 \x01(\v2\x0f.pfs_v2.ProjectR\aproject\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xb5\x14\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xd2\x14\n" +
 	"\fPipelineInfo\x12,\n" +
 	"\bpipeline\x18\x01 \x01(\v2\x10.pps_v2.PipelineR\bpipeline\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12/\n" +
@@ -7849,7 +7889,7 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\adetails\x18\f \x01(\v2\x1c.pps_v2.PipelineInfo.DetailsR\adetails\x12$\n" +
 	"\x0euser_spec_json\x18\r \x01(\tR\fuserSpecJson\x12.\n" +
 	"\x13effective_spec_json\x18\x0e \x01(\tR\x11effectiveSpecJson\x12>\n" +
-	"\bmetadata\x18\x0f \x03(\v2\".pps_v2.PipelineInfo.MetadataEntryR\bmetadata\x1a\x95\x0e\n" +
+	"\bmetadata\x18\x0f \x03(\v2\".pps_v2.PipelineInfo.MetadataEntryR\bmetadata\x1a\xb2\x0e\n" +
 	"\aDetails\x12/\n" +
 	"\ttransform\x18\x01 \x01(\v2\x11.pps_v2.TransformR\ttransform\x12$\n" +
 	"\x06tf_job\x18\x02 \x01(\v2\r.pps_v2.TFJobR\x05tfJob\x12B\n" +
@@ -7896,7 +7936,8 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"determined\x18$ \x01(\v2\x12.pps_v2.DeterminedR\n" +
 	"determined\x12Q\n" +
 	"\x17maximum_expected_uptime\x18% \x01(\v2\x19.google.protobuf.DurationR\x15maximumExpectedUptime\x12H\n" +
-	"\x12workers_started_at\x18& \x01(\v2\x1a.google.protobuf.TimestampR\x10workersStartedAt\x1a;\n" +
+	"\x12workers_started_at\x18& \x01(\v2\x1a.google.protobuf.TimestampR\x10workersStartedAt\x12\x1b\n" +
+	"\bwarnings\x18\xf2\a \x03(\tR\bwarnings\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"z\n" +

@@ -737,7 +737,9 @@ type PipelineStatus struct {
 	WorkersStartedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=workers_started_at,json=workersStartedAt,proto3" json:"workers_started_at,omitempty"`
 	NextStart        *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=next_start,json=nextStart,proto3" json:"next_start,omitempty"`
 	// The record's generation that this status speaks of.
-	Generation    uint64 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation uint64 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	// What the spec asks for and the workers cannot be held to.
+	Warnings      []string `protobuf:"bytes,20,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -828,6 +830,78 @@ func (x *PipelineStatus) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *PipelineStatus) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+// SecretRecord is a secret with its values, encrypted.
+type SecretRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, type and time of creation.
+	Info *pps_v2.SecretInfo `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
+	// Names the key that the values are encrypted with.
+	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// By key: a 12-byte nonce and what AES-256-GCM made of the value, with the
+	// names of the secret and the key as associated data.
+	Values        map[string][]byte `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretRecord) Reset() {
+	*x = SecretRecord{}
+	mi := &file_record_v1_record_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretRecord) ProtoMessage() {}
+
+func (x *SecretRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
+func (*SecretRecord) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SecretRecord) GetInfo() *pps_v2.SecretInfo {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
+func (x *SecretRecord) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *SecretRecord) GetValues() map[string][]byte {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 // GarbageRun is the sweep of the bucket that is under way, or was last;
 // docs/storage-format.md, Garbage.
 type GarbageRun struct {
@@ -850,7 +924,7 @@ type GarbageRun struct {
 
 func (x *GarbageRun) Reset() {
 	*x = GarbageRun{}
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +936,7 @@ func (x *GarbageRun) String() string {
 func (*GarbageRun) ProtoMessage() {}
 
 func (x *GarbageRun) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +949,7 @@ func (x *GarbageRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageRun.ProtoReflect.Descriptor instead.
 func (*GarbageRun) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GarbageRun) GetId() string {
@@ -934,7 +1008,7 @@ type GarbageMember struct {
 
 func (x *GarbageMember) Reset() {
 	*x = GarbageMember{}
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1020,7 @@ func (x *GarbageMember) String() string {
 func (*GarbageMember) ProtoMessage() {}
 
 func (x *GarbageMember) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1033,7 @@ func (x *GarbageMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageMember.ProtoReflect.Descriptor instead.
 func (*GarbageMember) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GarbageMember) GetRun() string {
@@ -1000,7 +1074,7 @@ type GarbageReport struct {
 
 func (x *GarbageReport) Reset() {
 	*x = GarbageReport{}
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1086,7 @@ func (x *GarbageReport) String() string {
 func (*GarbageReport) ProtoMessage() {}
 
 func (x *GarbageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1099,7 @@ func (x *GarbageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageReport.ProtoReflect.Descriptor instead.
 func (*GarbageReport) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GarbageReport) GetStarted() *timestamppb.Timestamp {
@@ -1123,7 +1197,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12!\n" +
-	"\fspec_commits\x18\x03 \x03(\tR\vspecCommits\"\xe2\x02\n" +
+	"\fspec_commits\x18\x03 \x03(\tR\vspecCommits\"\xfe\x02\n" +
 	"\x0ePipelineStatus\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.pps_v2.PipelineStateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12!\n" +
@@ -1135,7 +1209,15 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"next_start\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tnextStart\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\"\x98\x01\n" +
+	"generation\x12\x1a\n" +
+	"\bwarnings\x18\x14 \x03(\tR\bwarnings\"\xc5\x01\n" +
+	"\fSecretRecord\x12&\n" +
+	"\x04info\x18\x01 \x01(\v2\x12.pps_v2.SecretInfoR\x04info\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12;\n" +
+	"\x06values\x18\x03 \x03(\v2#.record_v1.SecretRecord.ValuesEntryR\x06values\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x98\x01\n" +
 	"\n" +
 	"GarbageRun\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1168,7 +1250,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -1181,40 +1263,45 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*CacheRecord)(nil),           // 8: record_v1.CacheRecord
 	(*PipelineRecord)(nil),        // 9: record_v1.PipelineRecord
 	(*PipelineStatus)(nil),        // 10: record_v1.PipelineStatus
-	(*GarbageRun)(nil),            // 11: record_v1.GarbageRun
-	(*GarbageMember)(nil),         // 12: record_v1.GarbageMember
-	(*GarbageReport)(nil),         // 13: record_v1.GarbageReport
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 15: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 16: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 17: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 18: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 19: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 20: pps_v2.PipelineState
+	(*SecretRecord)(nil),          // 11: record_v1.SecretRecord
+	(*GarbageRun)(nil),            // 12: record_v1.GarbageRun
+	(*GarbageMember)(nil),         // 13: record_v1.GarbageMember
+	(*GarbageReport)(nil),         // 14: record_v1.GarbageReport
+	nil,                           // 15: record_v1.SecretRecord.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 17: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 18: pfs_v2.Branch
+	(*pfs_v2.CommitInfo)(nil),     // 19: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 20: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 21: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 22: pps_v2.PipelineState
+	(*pps_v2.SecretInfo)(nil),     // 23: pps_v2.SecretInfo
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	14, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	15, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	16, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	14, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	17, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	16, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	17, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	18, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	16, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	19, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	4,  // 5: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	6,  // 6: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
 	4,  // 7: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	14, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	18, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	16, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	20, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
 	7,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	19, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	20, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	14, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	14, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	14, // 15: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
-	14, // 16: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	21, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	22, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	16, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	16, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	23, // 15: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
+	15, // 16: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
+	16, // 17: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	16, // 18: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -1232,7 +1319,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

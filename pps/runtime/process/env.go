@@ -20,6 +20,9 @@ const (
 	incarnationEnv = "PACHD_WORKER_INCARNATION"
 )
 
+// secretsEnv tells a worker where its secret files are.
+const secretsEnv = "PPS_SECRETS_DIR"
+
 // inherited are the variables of the daemon that a worker sees, if the daemon has
 // them. All others stay with the daemon.
 var inherited = []string{
@@ -82,6 +85,9 @@ func (r *Runtime) environment(spec *runtime.Spec, as *account) ([]string, error)
 			return nil, fmt.Errorf("environment variable %q: the name is empty or there is a NUL byte", name)
 		}
 		list = append(list, entry)
+	}
+	if len(spec.SecretFiles) > 0 {
+		list = append(list, secretsEnv+"="+filepath.Join(spec.Dir, secretsName))
 	}
 	list = append(list, ownerEnv+"="+r.owner, incarnationEnv+"="+spec.Incarnation)
 	return lastOfEach(list), nil

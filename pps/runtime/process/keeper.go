@@ -3,6 +3,7 @@
 package process
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/minipachd/minipachd/pps/runtime/cgroup"
 )
 
 // keeperEnv makes a start of the executable a keeper.
@@ -63,12 +66,14 @@ func keep() int {
 	if os.Getppid() != l.Daemon {
 		return 1 // it died before the parent-death signal was armed
 	}
-	pid, err := fork(&l)
+	// As in a container, whatever shell or unit started the daemon.
+	syscall.Umask(0o022)
+	pid, err := forkInGroup(&l)
 	if err != nil {
 		out.Encode(report{Error: explain(err)})
 		return 1
 	}
-	k := &keeper{program: pid}
+	k := &keeper{program: pid, memoryLimit: l.MemoryLimit}
 	out.Encode(report{PID: pid})
 
 	orders := make(chan string)
@@ -83,11 +88,44 @@ func keep() int {
 		}
 	}()
 	end := k.run(orders, signals)
+	if l.Group != nil {
+		end.Memory = end.Memory || l.Group.OutOfMemory()
+		disband(l.Group, k.orphaned)
+	}
 	out.Encode(report{Exit: &end})
 	if end.Code < 0 {
 		return 1
 	}
 	return end.Code
+}
+
+// forkInGroup starts the program in its control group. The keeper is there for
+// that moment only, so that it outlives the worker's memory.
+func forkInGroup(l *launch) (int, error) {
+	if l.Group == nil {
+		return fork(l)
+	}
+	leave, err := l.Group.Enter()
+	if err != nil {
+		return 0, err
+	}
+	pid, err := fork(l)
+	if e := leave(); e != nil && err == nil {
+		syscall.Kill(-pid, syscall.SIGKILL)
+		err = e
+	}
+	return pid, err
+}
+
+// disband ends the program's control group. With the daemon dead, nobody else
+// will remove what the groups of its workers were in.
+func disband(g *cgroup.Group, orphaned bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), disbandTime)
+	defer cancel()
+	_ = g.End(ctx) // the daemon tries again, now or at its next start
+	if orphaned {
+		g.RemoveBase()
+	}
 }
 
 // fork starts the program on the calling thread.
@@ -111,6 +149,11 @@ func explain(err error) string {
 	return err.Error()
 }
 
+const (
+	memoryLook  = 250 * time.Millisecond // between two looks at the memory of a worker
+	disbandTime = 2 * time.Second
+)
+
 // keeper watches over one program and all its descendants.
 type keeper struct {
 	program int
@@ -118,6 +161,9 @@ type keeper struct {
 	killing bool
 	asked   bool // to terminate: descendants may outlive the program for the grace period
 	end     ending
+
+	orphaned    bool  // the daemon is dead, as far as one can tell
+	memoryLimit int64 // in bytes, to watch over; 0: none
 }
 
 // reaping is a child that ended.
@@ -130,12 +176,18 @@ type reaping struct {
 func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 	children := make(chan reaping)
 	go reap(children)
-	var again <-chan time.Time
+	var again, look <-chan time.Time
+	if k.memoryLimit > 0 {
+		ticker := time.NewTicker(memoryLook)
+		defer ticker.Stop()
+		look = ticker.C
+	}
 	for {
 		select {
 		case op, ok := <-orders:
 			if !ok {
 				orders = nil // the daemon died
+				k.orphaned = true
 			}
 			if ok && op == opTerm {
 				k.asked = true
@@ -145,8 +197,12 @@ func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 				k.killing = true
 			}
 		case <-signals:
-			k.killing = true
+			k.killing, k.orphaned = true, true
 		case <-again:
+		case <-look:
+			if memoryOf(descendants(os.Getpid()), k.memoryLimit) > k.memoryLimit {
+				k.killing, k.end.Memory, look = true, true, nil
+			}
 		case c, ok := <-children:
 			if !ok {
 				k.killGroupLeftovers()
@@ -154,7 +210,9 @@ func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 			}
 			if c.pid == k.program {
 				k.reaped = true
+				memory := k.end.Memory
 				k.end = endingOf(c.status)
+				k.end.Memory = memory
 				k.killing = k.killing || !k.asked
 			}
 		}

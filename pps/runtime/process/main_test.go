@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	goruntime "runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -74,6 +75,42 @@ func play(mode string) {
 		<-signals
 		time.Sleep(100 * time.Millisecond) // has something to finish
 		fmt.Fprintln(os.Stderr, "finished in time")
+	case "eat": // takes more and more memory
+		fmt.Println("ready")
+		var held [][]byte
+		for range 64 {
+			b := make([]byte, 16<<20)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			held = append(held, b)
+		}
+		goruntime.KeepAlive(held)
+		fmt.Println("survived")
+	case "feeder": // whose child takes more and more memory
+		cmd := exec.Command(self())
+		cmd.Env = append(os.Environ(), "TEST_MODE=eat")
+		cmd.Stdout = os.Stdout
+		if cmd.Run() != nil {
+			os.Exit(7)
+		}
+	case "spin":
+		fmt.Println("ready")
+		for {
+		}
+	case "escape": // a child that nothing tells as ours: other session, no environment
+		cmd := exec.Command("sh", "-c", "echo; exec sleep 1000")
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		out, _ := cmd.StdoutPipe()
+		if cmd.Start() != nil {
+			os.Exit(1)
+		}
+		out.Read(make([]byte, 1))
+		fmt.Println(cmd.Process.Pid)
+		select {}
+	case "umask":
+		os.WriteFile(os.Getenv("TEST_FILE"), nil, 0o666)
 	case "daemon": // a pachd whose worker is a tree
 		spec := runtime.Spec{
 			WorkerID: "tree", Incarnation: "1", Cmd: []string{self()},

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/minipachd/minipachd/pps/runtime"
+	"github.com/minipachd/minipachd/pps/runtime/cgroup"
 )
 
 // Config says how workers run.
@@ -42,6 +43,7 @@ type Runtime struct {
 	owner  string // mark of the data directory
 	binDir string
 	forker *forker
+	groups *cgroup.Tree
 
 	mu     sync.Mutex
 	closed bool
@@ -51,7 +53,11 @@ type Runtime struct {
 
 var _ runtime.Runtime = (*Runtime)(nil)
 
-const configName = "config.json"
+// What is in a scratch directory beside tmp.
+const (
+	configName  = "config.json"
+	secretsName = "secrets"
+)
 
 // New makes the runtime: it fills <DataDir>/bin and starts the thread that forks.
 // Close frees it. It is an error if main has not called MaybeInit.
@@ -76,10 +82,9 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.WorkingDir, err = filepath.Abs(cfg.WorkingDir); err != nil {
 		return nil, fmt.Errorf("process runtime: working directory: %w", err)
 	}
-	sum := sha256.Sum256([]byte(dir))
 	r := &Runtime{
 		cfg:    cfg,
-		owner:  hex.EncodeToString(sum[:12]),
+		owner:  ownerOf(dir),
 		binDir: filepath.Join(dir, "bin"),
 		alive:  map[string]*worker{},
 	}
@@ -89,8 +94,15 @@ func New(cfg Config) (*Runtime, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "workers"), 0o711); err != nil {
 		return nil, fmt.Errorf("process runtime: %w", err)
 	}
+	r.groups = cgroup.Open(r.owner)
 	r.forker = newForker()
 	return r, nil
+}
+
+// ownerOf gives the mark of a data directory.
+func ownerOf(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:12])
 }
 
 // realDir makes the directory and resolves it, so that one directory has one mark
@@ -157,6 +169,9 @@ func (r *Runtime) Sweep(ctx context.Context) error {
 		}
 		return true
 	})
+	if err == nil {
+		err = r.groups.Sweep(ctx, r.known)
+	}
 	if err != nil {
 		return fmt.Errorf("sweep workers of an earlier pachd: %w", err)
 	}
@@ -164,6 +179,14 @@ func (r *Runtime) Sweep(ctx context.Context) error {
 		return fmt.Errorf("sweep scratch directories of an earlier pachd: %w", err)
 	}
 	return nil
+}
+
+// known tells whether a worker of that id is alive or starts.
+func (r *Runtime) known(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.alive[id]
+	return ok
 }
 
 // sweepScratch removes the scratch directories that no worker has any more.
@@ -197,7 +220,10 @@ func (r *Runtime) Close() error {
 		wait.Go(func() { errs[i] = w.Stop(context.Background(), 0) })
 	}
 	wait.Wait()
-	r.closer.Do(r.forker.stop)
+	r.closer.Do(func() {
+		r.forker.stop()
+		r.groups.Close()
+	})
 	return errors.Join(errs...)
 }
 
@@ -294,6 +320,11 @@ func (r *Runtime) makeScratch(spec *runtime.Spec, as *account) error {
 	}
 	config := filepath.Join(spec.Dir, configName)
 	made := []string{spec.Dir, tmp}
+	secrets, err := makeSecrets(spec)
+	if err != nil {
+		return err
+	}
+	made = append(made, secrets...)
 	if spec.ConfigFile != nil {
 		if err := os.WriteFile(config, spec.ConfigFile, 0o600); err != nil {
 			return fmt.Errorf("context file: %w", err)
@@ -308,6 +339,41 @@ func (r *Runtime) makeScratch(spec *runtime.Spec, as *account) error {
 		}
 	}
 	return nil
+}
+
+// makeSecrets writes the secret files and lists what it made, directories included.
+func makeSecrets(spec *runtime.Spec) (made []string, err error) {
+	if len(spec.SecretFiles) == 0 {
+		return nil, nil
+	}
+	root := filepath.Join(spec.Dir, secretsName)
+	dirs := map[string]bool{}
+	for _, f := range spec.SecretFiles {
+		if !filepath.IsLocal(filepath.FromSlash(f.Path)) {
+			return nil, fmt.Errorf("secret file %q: not a path below the directory of secrets", f.Path)
+		}
+		name := filepath.Join(root, filepath.FromSlash(f.Path))
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			return nil, fmt.Errorf("secret file %q: %w", f.Path, err)
+		}
+		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+		if err != nil {
+			return nil, fmt.Errorf("secret file %q: %w", f.Path, err)
+		}
+		_, err = file.Write(f.Data)
+		if err = errors.Join(err, file.Close()); err != nil {
+			return nil, fmt.Errorf("secret file %q: %w", f.Path, err)
+		}
+		made = append(made, name)
+		for dir := filepath.Dir(name); !dirs[dir]; dir = filepath.Dir(dir) {
+			dirs[dir] = true
+			made = append(made, dir)
+			if dir == root {
+				break
+			}
+		}
+	}
+	return made, nil
 }
 
 // removeAll also removes directories that their owner may not write, such as a

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -327,5 +328,55 @@ func TestStart_AsAnotherUser(t *testing.T) {
 	_, err = r.Start(t.Context(), runtime.Spec{WorkerID: "w", Cmd: []string{"env"}, User: "65534:65534"})
 	if err == nil || !strings.Contains(err.Error(), "cannot enter "+data) {
 		t.Error(err)
+	}
+}
+
+func TestStart_SecretFilesAreTheUsersAlone(t *testing.T) {
+	files := []runtime.File{{Path: "etc/kafka/password", Data: []byte("s3cret")}, {Path: "etc/kafka/user", Data: []byte("me")}}
+	account := ""
+	if os.Geteuid() == 0 {
+		account = "12345:12345"
+	}
+	r := newRuntime(t)
+	open := func(dir string) {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for dir := r.cfg.DataDir; strings.HasPrefix(dir, os.TempDir()) && dir != os.TempDir(); dir = filepath.Dir(dir) {
+		open(dir)
+	}
+	s := start(t, r, "", func(spec *runtime.Spec) {
+		spec.User, spec.SecretFiles, spec.WorkingDir = account, files, "/"
+		spec.Cmd = []string{"sh", "-c", `cd "$PPS_SECRETS_DIR" && cat etc/kafka/password && stat -c ' %a %u %n' etc etc/kafka etc/kafka/*; echo; read x`}
+		spec.Env = []string{"PPS_SECRETS_DIR=/forged"}
+	})
+	uid := strconv.Itoa(os.Geteuid())
+	if account != "" {
+		uid = "12345"
+	}
+	s.expect("s3cret 700 " + uid + " etc")
+	s.expect("700 " + uid + " etc/kafka")
+	s.expect("400 " + uid + " etc/kafka/password")
+	s.expect("400 " + uid + " etc/kafka/user")
+	s.ended()
+	if _, err := os.Stat(filepath.Join(r.cfg.DataDir, "workers", "default-s-v1-0")); !os.IsNotExist(err) {
+		t.Error("the scratch directory is still there:", err)
+	}
+	_, err := r.Start(t.Context(), runtime.Spec{
+		WorkerID: "x", Cmd: []string{"sh"}, SecretFiles: []runtime.File{{Path: "../x"}},
+	})
+	if err == nil || !strings.Contains(err.Error(), `secret file "../x": not a path below`) {
+		t.Error(err)
+	}
+}
+
+func TestStart_UmaskIsNotTheDaemons(t *testing.T) {
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	name := filepath.Join(t.TempDir(), "f")
+	start(t, newRuntime(t), "umask", func(spec *runtime.Spec) { spec.Env = append(spec.Env, "TEST_FILE="+name) }).ended()
+	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o644 {
+		t.Error(info.Mode(), err)
 	}
 }

@@ -2,6 +2,8 @@
 
 package process
 
+import "github.com/minipachd/minipachd/pps/runtime/cgroup"
+
 // The daemon and a keeper exchange JSON values over a socket pair, descriptor
 // controlFD in the keeper. The daemon sends one launch, then any number of
 // commands. The keeper sends one report with PID or Error; after a PID it
@@ -18,6 +20,11 @@ type launch struct {
 	Dir    string   `json:"dir"`
 	As     *account `json:"as,omitempty"`
 	Daemon int      `json:"daemon"`
+	// Group is where the program runs; nil without control groups.
+	Group *cgroup.Group `json:"group,omitempty"`
+	// MemoryLimit is what the keeper itself watches over, in bytes; 0 if the
+	// kernel does it, or nobody has to.
+	MemoryLimit int64 `json:"memory_limit,omitempty"`
 }
 
 // account is whom a worker runs as.
@@ -50,5 +57,6 @@ type report struct {
 type ending struct {
 	Code   int    `json:"code"`   // -1 after a signal
 	Signal string `json:"signal"` // "SIGKILL"
+	Memory bool   `json:"memory"` // a process was killed for want of memory
 	Ended  int64  `json:"ended"`  // Unix nanoseconds
 }

@@ -39,6 +39,8 @@ type worker struct {
 	conn        net.Conn
 	outputs     []*os.File // read ends
 	tail        *tail
+	launch      *launch
+	memoryLimit int64
 
 	exit chan runtime.Exit
 	done chan struct{} // closed after exit was sent
@@ -52,14 +54,19 @@ func (r *Runtime) start(ctx context.Context, spec *runtime.Spec) (_ *worker, err
 	l, err := r.prepare(spec)
 	defer func() {
 		if err != nil && spec.Dir != "" {
+			l.release()
 			removeAll(spec.Dir)
 		}
 	}()
 	if err != nil {
 		return nil, err
 	}
+	if err := r.confine(ctx, spec, l); err != nil {
+		return nil, err
+	}
 	w := &worker{
 		runtime: r, id: spec.WorkerID, dir: spec.Dir, incarnation: spec.Incarnation,
+		launch: l, memoryLimit: spec.Resources.MemoryLimit,
 		tail: newTail(runtime.TailBytes), exit: make(chan runtime.Exit, 1), done: make(chan struct{}),
 	}
 	var files closers
@@ -195,6 +202,7 @@ func (w *worker) watch(in *json.Decoder, stdout, stderr io.Writer) {
 	exit := runtime.Exit{Code: -1, Started: w.started, Ended: time.Now()}
 	if err == nil && last.Exit != nil {
 		exit.Code, exit.Signal, exit.Ended = last.Exit.Code, last.Exit.Signal, time.Unix(0, last.Exit.Ended)
+		exit.OutOfMemory, exit.MemoryLimit = last.Exit.Memory, w.memoryLimit
 	} else {
 		exit.Err = errors.New("the keeper of the worker was killed")
 	}
@@ -204,6 +212,7 @@ func (w *worker) watch(in *json.Decoder, stdout, stderr io.Writer) {
 		for w.killByMark() != nil { // as long as one lives, the worker does
 		}
 	}
+	w.killGroup()
 	w.drain(&pumps)
 	exit.StderrTail = w.tail.String()
 	removeAll(w.dir)
@@ -236,6 +245,21 @@ func (w *worker) killByMark() error {
 	w.runtime.cfg.Logger.Warn("lost the keeper of a worker, killed its processes by their mark",
 		zap.String("worker", w.id), zap.Error(err))
 	return err
+}
+
+// killGroup ends the worker's control group, which its keeper has done
+// already unless it was killed. As long as a process is in there, the worker lives.
+func (w *worker) killGroup() {
+	for {
+		err := w.launch.release()
+		if err == nil {
+			return
+		}
+		w.runtime.cfg.Logger.Warn("control group of a worker that ended", zap.String("worker", w.id), zap.Error(err))
+		if len(w.launch.Group.Pids()) == 0 {
+			return // an empty group does no harm; the next start tries again
+		}
+	}
 }
 
 // PID implements runtime.Worker.

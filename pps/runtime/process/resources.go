@@ -1,0 +1,88 @@
+//go:build unix
+
+package process
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/minipachd/minipachd/pps/runtime"
+	"github.com/minipachd/minipachd/pps/runtime/cgroup"
+)
+
+// groupTime bounds making and removing a control group.
+const groupTime = 5 * time.Second
+
+// Unenforced implements runtime.Runtime.
+func (r *Runtime) Unenforced(want runtime.Resources) []string {
+	var list []string
+	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	memory, cpu := r.groups.Without()
+	if want.MemoryLimit > 0 && memory != nil {
+		if canMeasure {
+			add("resource_limits.memory, %s, is enforced only by looking every %v (%v)", runtime.Bytes(want.MemoryLimit), memoryLook, memory)
+		} else {
+			add("resource_limits.memory, %s, is not enforced (%v)", runtime.Bytes(want.MemoryLimit), memory)
+		}
+	}
+	if want.MemoryRequest > 0 && memory != nil {
+		add("resource_requests.memory, %s, has no effect (%v)", runtime.Bytes(want.MemoryRequest), memory)
+	}
+	if want.CPULimit > 0 && cpu != nil {
+		add("resource_limits.cpu, %v, is not enforced (%v)", number64(want.CPULimit), cpu)
+	}
+	if want.CPURequest > 0 && cpu != nil {
+		add("resource_requests.cpu, %v, has no effect (%v)", number64(want.CPURequest), cpu)
+	}
+	if want.DiskLimit > 0 {
+		add("resource_limits.disk, %s, is not enforced by the process runtime", runtime.Bytes(want.DiskLimit))
+	}
+	if want.GPUs > 0 {
+		add("gpu means nothing to the process runtime: workers see the devices of this machine")
+	}
+	return list
+}
+
+func number64(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+
+// confine gives a launch its bounds. Every worker gets a control group, if there
+// can be groups: it also finds processes that nothing else does. A worker
+// without bounds runs without one rather than not at all.
+func (r *Runtime) confine(ctx context.Context, spec *runtime.Spec, l *launch) error {
+	want := spec.Resources
+	memory, _ := r.groups.Without()
+	if memory != nil {
+		l.MemoryLimit = want.MemoryLimit
+	}
+	if !r.groups.Usable() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, groupTime)
+	defer cancel()
+	g, err := r.groups.Make(ctx, spec.WorkerID, cgroup.Limits{
+		CPU: want.CPULimit, CPUShare: want.CPURequest, Memory: want.MemoryLimit, MemoryLow: want.MemoryRequest,
+	})
+	switch {
+	case err == nil:
+		l.Group = g
+	case want != (runtime.Resources{}):
+		return err
+	default:
+		r.cfg.Logger.Warn("worker runs outside of a control group", zap.String("worker", spec.WorkerID), zap.Error(err))
+	}
+	return nil
+}
+
+// release ends the control group of a worker that is gone, or did not start.
+func (l *launch) release() error {
+	if l == nil || l.Group == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), groupTime)
+	defer cancel()
+	return l.Group.End(ctx)
+}
