@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -58,13 +59,17 @@ func TestRead_FieldsOfLines(t *testing.T) {
 	w.Close()
 	var got []string
 	err := s.Read(t.Context(), Query{Project: "default", Pipeline: "spout"}, func(m *ppspb.LogMessage) error {
-		if !m.Ts.AsTime().Equal(now) || m.WorkerId != key.WorkerID || m.PipelineName != "spout" || m.ProjectName != "default" || m.Master {
+		// Each line is later than the one before, although the clock stands still.
+		if !m.Ts.AsTime().Equal(now.Add(time.Duration(len(got)))) || m.Version != 1 || m.Incarnation != "1" || m.WorkerId != key.WorkerID || m.PipelineName != "spout" || m.ProjectName != "default" || m.Master {
 			t.Errorf("wrong fields: %v", m)
 		}
-		got = append(got, fmt.Sprint(m.User, " ", m.Message))
+		got = append(got, fmt.Sprint(m.User, " ", m.Stream, " ", m.Message))
 		return nil
 	})
-	want := []string{"true one", "true err \uFFFD \"q\" \x01", "true two", "true ", "false beginning to run user code", "true rest"}
+	want := []string{
+		"true stdout one", "true stderr err \uFFFD \"q\" \x01", "true stdout two", "true stdout ",
+		"false system beginning to run user code", "true stdout rest",
+	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("err %v, lines (-want +got):\n%s", err, diff)
 	}
@@ -90,6 +95,80 @@ func TestRead_SinceAndTail(t *testing.T) {
 	if got := read(t, s, Query{}); len(got) != 20 {
 		t.Errorf("all: %q", got)
 	}
+}
+
+func TestRead_WorkerByWorker(t *testing.T) {
+	s := open(t, t.TempDir(), Options{SegmentBytes: 500, Segments: 100})
+	for i := range 10 {
+		for _, worker := range []string{"b", "a"} {
+			k := key
+			k.WorkerID = worker
+			fmt.Fprintf(s.Writer(k).Stdout(), "%s%d\n", worker, i)
+		}
+	}
+	k := key
+	k.WorkerID = "c"
+	fmt.Fprintln(s.Writer(k).Stdout(), "c0")
+	if got := read(t, s, Query{}); strings.Join(got, " ") != "b0 b1 b2 b3 b4 b5 b6 b7 b8 b9 a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 c0" {
+		t.Errorf("all: %q", got)
+	}
+	if got := read(t, s, Query{Tail: 2}); strings.Join(got, " ") != "b8 b9 a8 a9 c0" {
+		t.Errorf("tail: %q", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got []string
+	err := s.Read(ctx, Query{Project: key.Project, Pipeline: key.Pipeline, Tail: 2, Follow: true}, func(m *ppspb.LogMessage) error {
+		if got = append(got, m.Message); m.Message == "c0" {
+			cancel()
+		}
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) || strings.Join(got, " ") != "b8 a8 b9 a9 c0" {
+		t.Errorf("follow: %q, %v", got, err)
+	}
+}
+
+// A flood waits at its pipe; other pipelines and the daemon's own lines do not.
+func TestWriter_FloodIsSlowedDown(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(dir, Options{BytesPerSecond: 1 << 20, Burst: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, began := s.Writer(key), time.Now()
+		line := []byte(strings.Repeat("x", 1000) + "\n")
+		for range 11 << 10 {
+			w.Stdout().Write(line)
+		}
+		if took := time.Since(began); took < 10*time.Second || took > 14*time.Second {
+			t.Errorf("11 MiB at 1 MiB/s took %v", took)
+		}
+		other := key
+		other.Pipeline = "other"
+		began = time.Now()
+		w.System("of the daemon")
+		fmt.Fprintln(s.Writer(other).Stdout(), "quiet")
+		if took := time.Since(began); took != 0 {
+			t.Errorf("others wait %v", took)
+		}
+		// Who waits is let go when the store closes.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 5 << 10 {
+				w.Stdout().Write(line)
+			}
+		}()
+		synctest.Wait()
+		began = time.Now()
+		s.Close()
+		<-done
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a closed store holds its writer for %v", took)
+		}
+	})
 }
 
 func TestWriter_RotatesWithinBound(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 type Query struct {
 	Project, Pipeline string
 	Since             time.Time // lines from then on; zero means all
-	Tail              int64     // of those there are now, only the last Tail; <= 0 means all
+	Tail              int64     // of those there are now, only the last Tail of each worker; <= 0 means all
 	Follow            bool      // then wait for more, until the context ends or the logs are deleted
 }
 
@@ -28,12 +28,15 @@ type record struct {
 	Time    time.Time `json:"ts"`
 	Version uint64    `json:"version"`
 	Worker  string    `json:"worker"`
+	Start   string    `json:"incarnation"`
+	Stream  string    `json:"stream"`
 	User    bool      `json:"user"`
 	Message string    `json:"message"`
 }
 
-// Read calls fn with the lines that q asks for, in the order in which they were
-// written, from the calling goroutine. It returns nil at the end or when the
+// Read calls fn with the lines that q asks for, from the calling goroutine: worker
+// by worker, the lines of each in the order in which they were written; with
+// Follow all of them in that order. It returns nil at the end or when the
 // logs are deleted, fn's error, the context's error, or ErrClosed. A pipeline
 // without logs has no lines. Lines rotated away before a slow reader got to them
 // are missed.
@@ -42,23 +45,45 @@ func (s *Store) Read(ctx context.Context, q Query, fn func(*ppspb.LogMessage) er
 	if err != nil {
 		return err
 	}
-	skip, err := p.skipForTail(ctx, q)
-	if err != nil {
-		return endOf(err)
-	}
-	c := cursor{log: p, since: q.Since}
-	defer c.close()
-	each := func(line []byte) error {
-		if skip > 0 {
-			skip--
-			return nil
-		}
+	send := func(line []byte) error {
 		msg := decode(q, line)
 		if msg == nil {
 			return nil
 		}
 		return fn(msg)
 	}
+	if !q.Follow {
+		return endOf(p.byWorker(ctx, q, send))
+	}
+	skip := map[string]int64{}
+	if q.Tail > 0 {
+		segments, err := p.snapshot()
+		if err != nil {
+			return endOf(err)
+		}
+		workers, err := p.survey(ctx, q, segments)
+		if err != nil {
+			return err
+		}
+		for _, w := range workers {
+			skip[w.name] = w.lines - q.Tail
+		}
+	}
+	return p.follow(ctx, q, func(line []byte) error {
+		if len(skip) > 0 {
+			if name := workerOf(line); skip[string(name)] > 0 {
+				skip[string(name)]--
+				return nil
+			}
+		}
+		return send(line)
+	})
+}
+
+// follow calls each with all lines there are and will be.
+func (p *pipelineLog) follow(ctx context.Context, q Query, each func([]byte) error) error {
+	c := cursor{log: p, since: q.Since}
+	defer c.close()
 	for {
 		segments, err := p.snapshot()
 		if err != nil {
@@ -66,9 +91,6 @@ func (s *Store) Read(ctx context.Context, q Query, fn func(*ppspb.LogMessage) er
 		}
 		if err := c.advance(ctx, segments, each); err != nil {
 			return err
-		}
-		if !q.Follow {
-			return nil
 		}
 		if more := p.changed(c.seq, c.off); more != nil {
 			select {
@@ -87,21 +109,6 @@ func endOf(err error) error {
 	return err
 }
 
-// skipForTail counts the lines of q and returns how many of them to leave out.
-func (p *pipelineLog) skipForTail(ctx context.Context, q Query) (int64, error) {
-	if q.Tail <= 0 {
-		return 0, nil
-	}
-	segments, err := p.snapshot()
-	if err != nil {
-		return 0, err
-	}
-	c := cursor{log: p, since: q.Since}
-	defer c.close()
-	var n int64
-	err = c.advance(ctx, segments, func([]byte) error { n++; return nil })
-	return max(0, n-q.Tail), err
-}
 
 func decode(q Query, line []byte) *ppspb.LogMessage {
 	var r record
@@ -113,6 +120,9 @@ func decode(q Query, line []byte) *ppspb.LogMessage {
 		PipelineName: q.Pipeline,
 		WorkerId:     r.Worker,
 		User:         r.User,
+		Version:      r.Version,
+		Incarnation:  r.Start,
+		Stream:       r.Stream,
 		Ts:           timestamppb.New(r.Time),
 		Message:      r.Message,
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -35,6 +36,9 @@ type pipelineLog struct {
 	dir string
 	opt Options
 
+	limiter *rate.Limiter // of the program's output, in bytes of the files
+	done    chan struct{} // closed by close
+
 	mu       sync.Mutex // held across file writes on purpose: they are the back-pressure
 	segments []segment  // oldest first
 	file     *os.File   // the last segment, nil until the first write
@@ -44,10 +48,14 @@ type pipelineLog struct {
 	wake     chan struct{} // closed at the next line, if somebody waits
 	ended    error         // why nothing more will come
 	failing  bool          // the last write failed
+	last     time.Time     // of the newest line
 }
 
 func openPipelineLog(dir string, opt Options) (*pipelineLog, error) {
-	p := &pipelineLog{dir: dir, opt: opt}
+	p := &pipelineLog{
+		dir: dir, opt: opt, done: make(chan struct{}),
+		limiter: rate.NewLimiter(rate.Limit(opt.BytesPerSecond), opt.Burst),
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -102,21 +110,29 @@ func (p *pipelineLog) path(seq uint64) string {
 	return filepath.Join(p.dir, fmt.Sprintf("%010d%s", seq, segmentSuffix))
 }
 
-// append adds one encoded line, which encode appends to the buffer it is given.
-func (p *pipelineLog) append(encode func([]byte) []byte) {
+// append adds one encoded line, which encode appends to the buffer it is given,
+// and returns its length.
+func (p *pipelineLog) append(encode func(b []byte, at time.Time) []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended != nil {
-		return
+		return 0
 	}
-	p.buf = encode(p.buf)
+	at := p.opt.Now().UTC()
+	if !at.After(p.last) {
+		at = p.last.Add(1)
+	}
+	p.last = at
+	before := len(p.buf)
+	p.buf = encode(p.buf, at)
+	n := len(p.buf) - before
 	if p.wake != nil {
 		close(p.wake)
 		p.wake = nil
 	}
 	if len(p.buf) >= bufferBytes {
 		p.flushLocked()
-		return
+		return n
 	}
 	if !p.armed {
 		p.armed = true
@@ -125,6 +141,22 @@ func (p *pipelineLog) append(encode func([]byte) []byte) {
 		} else {
 			p.timer.Reset(p.opt.FlushInterval)
 		}
+	}
+	return n
+}
+
+// throttle waits until n bytes more are in order, or the log is closed.
+func (p *pipelineLog) throttle(n int) {
+	r := p.limiter.ReserveN(time.Now(), min(n, p.opt.Burst))
+	delay := r.Delay()
+	if delay <= 0 {
+		return
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.done:
 	}
 }
 
@@ -242,6 +274,9 @@ func (p *pipelineLog) close(why error) error {
 	defer p.mu.Unlock()
 	if !errors.Is(why, errDeleted) {
 		p.flushLocked()
+	}
+	if p.ended == nil {
+		close(p.done)
 	}
 	p.ended, p.buf = why, nil
 	if p.timer != nil {

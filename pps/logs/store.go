@@ -25,6 +25,10 @@ type Options struct {
 	// MaxLine is the longest line in bytes; default 64 KiB. A longer one is cut
 	// into several, each but the last ending in CutMarker.
 	MaxLine int
+	// BytesPerSecond is how fast a pipeline may fill its files in the long run,
+	// default 8 MiB, after a burst of Burst bytes, default 16 MiB. A program that
+	// prints faster waits at its pipe: neither disk nor processor is its alone.
+	BytesPerSecond, Burst int
 	// FlushInterval is how long a line may stay in memory only; default 200 ms.
 	FlushInterval time.Duration
 	// Now is the clock of the lines' timestamps; default time.Now.
@@ -42,6 +46,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxLine <= 0 {
 		o.MaxLine = 64 << 10
+	}
+	if o.BytesPerSecond <= 0 {
+		o.BytesPerSecond = 8 << 20
+	}
+	if o.Burst <= 0 {
+		o.Burst = 16 << 20
 	}
 	if o.FlushInterval <= 0 {
 		o.FlushInterval = 200 * time.Millisecond

@@ -61,14 +61,14 @@ func (w *Writer) Close() error {
 	return nil
 }
 
-func (w *Writer) line(stream string, msg []byte, marker string) {
+// line adds a line and returns how many bytes it takes in the file.
+func (w *Writer) line(stream string, msg []byte, marker string) int {
 	if w.log == nil {
-		return
+		return 0
 	}
-	now := w.log.opt.Now().UTC()
-	w.log.append(func(b []byte) []byte {
+	return w.log.append(func(b []byte, at time.Time) []byte {
 		b = append(b, `{"ts":"`...)
-		b = now.AppendFormat(b, time.RFC3339Nano)
+		b = at.AppendFormat(b, time.RFC3339Nano)
 		b = append(b, '"')
 		b = append(b, w.prefix...)
 		b = append(b, stream...)
@@ -88,13 +88,22 @@ type splitter struct {
 
 	mu   sync.Mutex
 	part []byte // start of the line that has not ended
+	took int    // bytes in the file since the last Write
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. It waits while the pipeline has printed too fast.
 func (s *splitter) Write(data []byte) (int, error) {
-	n := len(data)
+	if took := s.split(data); took > 0 {
+		s.w.log.throttle(took)
+	}
+	return len(data), nil
+}
+
+// split adds the lines of data and returns how many bytes they take in the file.
+func (s *splitter) split(data []byte) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.took = 0
 	for len(data) > 0 {
 		i := bytes.IndexByte(data, '\n')
 		if i >= 0 && len(s.part) == 0 && i <= s.max {
@@ -121,7 +130,7 @@ func (s *splitter) Write(data []byte) (int, error) {
 			s.part = s.part[:0]
 		}
 	}
-	return n, nil
+	return s.took
 }
 
 // cut emits a full part, without its last character if that is incomplete.
@@ -143,7 +152,7 @@ func (s *splitter) emit(line []byte, marker string) {
 	if marker == "" {
 		line = bytes.TrimSuffix(line, []byte{'\r'})
 	}
-	s.w.line(s.stream, line, marker)
+	s.took += s.w.line(s.stream, line, marker)
 }
 
 func (s *splitter) flush() {

@@ -116,7 +116,7 @@ func (e Exit) String() string {
 	switch {
 	case e.Err != nil:
 		return e.Err.Error()
-	case e.OutOfMemory && e.Signal == "SIGKILL":
+	case e.OutOfMemory && (e.Signal == "SIGKILL" || e.Code == 128+9): // which a shell passes on
 		return fmt.Sprintf(kill, Bytes(e.MemoryLimit))
 	case e.OutOfMemory:
 		e.OutOfMemory = false

@@ -54,6 +54,12 @@ func obey(address string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if os.Getenv("TEST_SERVE") != "" {
+		if err := serve(os.Getenv("PPS_SERVICE_PORT")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)
 	json.NewEncoder(conn).Encode(hello{os.Getpid(), os.Getenv("PPS_POD_NAME"), os.Getenv("TEST_MARK")})
@@ -78,6 +84,25 @@ func obey(address string) int {
 		fmt.Println(in.Text())
 	}
 	return 0
+}
+
+// serve answers every connection with who it is and where it listens.
+func serve(port string) error {
+	l, err := net.Listen("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintln(conn, os.Getenv("PPS_POD_NAME"), port)
+			conn.Close()
+		}
+	}()
+	return nil
 }
 
 // crew is where workers report.
@@ -313,10 +338,16 @@ var errSeen = errors.New("seen")
 // await waits for a status; nil stands for none.
 func (d *daemon) await(ok func(*recordpb.PipelineStatus) bool) *recordpb.PipelineStatus {
 	d.t.Helper()
+	return d.awaitAs("s", ok)
+}
+
+// awaitAs is await for another pipeline.
+func (d *daemon) awaitAs(name string, ok func(*recordpb.PipelineStatus) bool) *recordpb.PipelineStatus {
+	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
 	defer cancel()
 	var last *recordpb.PipelineStatus
-	err := d.sched.statuses.Watch(ctx, d.store, "p/s", func(e store.Event[*recordpb.PipelineStatus]) error {
+	err := d.sched.statuses.Watch(ctx, d.store, "p/"+name, func(e store.Event[*recordpb.PipelineStatus]) error {
 		if !e.Synced {
 			last = e.Value
 		}
