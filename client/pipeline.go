@@ -99,14 +99,6 @@ func (c *Client) RerunPipeline(ctx context.Context, pipeline *ppspb.Pipeline, re
 	return err
 }
 
-// GetLogs gives the log lines that a request asks for. Since unset is 24 hours;
-// with Follow it has no end.
-func (c *Client) GetLogs(ctx context.Context, req *ppspb.GetLogsRequest) iter.Seq2[*ppspb.LogMessage, error] {
-	return each(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[ppspb.LogMessage], error) {
-		return c.PPS.GetLogs(ctx, req)
-	})
-}
-
 // ListJob lists the jobs that a request asks for, newest first. Spouts have none.
 func (c *Client) ListJob(ctx context.Context, req *ppspb.ListJobRequest) iter.Seq2[*ppspb.JobInfo, error] {
 	return each(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[ppspb.JobInfo], error) {

@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/minipachd/minipachd/client"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
@@ -24,7 +23,7 @@ func (a *app) logsCmd() *cobra.Command {
 		Short: "Print what a pipeline's program or pachd has logged",
 		Long: `Prints the lines of a pipeline's program; with --worker those that pachd logs
 about its workers; without -p and -j the log of pachd itself. With -f it goes on
-until Ctrl-C.`,
+until Ctrl-C, also over restarts of the program and of pachd.`,
 		Args: nargs(0, 0),
 		RunE: a.remote(func(s *session, _ []string) error {
 			if tail != 0 {
@@ -89,11 +88,14 @@ until Ctrl-C.`,
 
 // printLogs prints line by line, so that a follower sees each at once.
 func (s *session) printLogs(req *ppspb.GetLogsRequest, wanted func(*ppspb.LogMessage) bool, timestamps bool) error {
-	for m, err := range s.GetLogs(s.ctx, req) {
+	lines := s.GetLogs(s.ctx, req)
+	if req.GetFollow() {
+		lines = s.FollowLogs(s.ctx, req, func(err error) {
+			fmt.Fprintln(s.err, "pachd is away, waiting for it:", err)
+		})
+	}
+	for m, err := range lines {
 		if err != nil {
-			if errors.Is(err, client.ErrUnavailable) && req.GetFollow() {
-				return fmt.Errorf("the log has ended: %w", err)
-			}
 			return err
 		}
 		var line string

@@ -38,8 +38,9 @@ type Call struct {
 
 // Server is the stand-in. Its fields may be set before the first call.
 type Server struct {
-	Warnings []string            // of InspectCluster
-	Logs     []*ppspb.LogMessage // of GetLogs
+	Warnings []string                                                                        // of InspectCluster
+	Logs     []*ppspb.LogMessage                                                             // of GetLogs
+	OnLogs   func(*ppspb.GetLogsRequest, grpc.ServerStreamingServer[ppspb.LogMessage]) error // instead, if set
 	Fsck     []*pfspb.FsckResponse
 
 	addr string

@@ -89,6 +89,9 @@ func (p ppsServer) StopPipeline(_ context.Context, req *ppspb.StopPipelineReques
 
 // GetLogs gives Logs, and with follow waits for the client to go.
 func (p ppsServer) GetLogs(req *ppspb.GetLogsRequest, out grpc.ServerStreamingServer[ppspb.LogMessage]) error {
+	if p.s.OnLogs != nil {
+		return p.s.OnLogs(req, out)
+	}
 	for _, m := range p.s.Logs {
 		if err := out.Send(m); err != nil {
 			return err
