@@ -15,9 +15,10 @@ import (
 // defaultSince is how far back GetLogs looks unless told otherwise.
 const defaultSince = 24 * time.Hour
 
-// GetLogs implements pps_v2.API for the lines of a pipeline's workers. Lines
-// match either value of master and come back with the value asked for. With
-// follow the stream ends when the client goes away or the pipeline is deleted.
+// GetLogs implements pps_v2.API for the lines of a pipeline's workers, or of the
+// daemon if neither pipeline nor job is named. Lines match either value of master
+// and come back with the value asked for. With follow the stream ends when the
+// client goes away or the pipeline is deleted.
 func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsServer) error {
 	ctx := stream.Context()
 	hasPipeline, hasJob := req.GetPipeline().GetName() != "", req.GetJob().GetId() != ""
@@ -25,17 +26,19 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 	switch {
 	case !hasPipeline && !hasJob && ofDatum:
 		return errors.New("must specify the Job or Pipeline that the datum is from to get logs for it")
-	case !hasPipeline && !hasJob:
-		return unimplemented("this server does not serve its own log; name a pipeline to get the logs of its workers")
 	case hasJob:
 		return s.jobLogs(req)
 	}
-	p, err := target(req.GetPipeline())
-	if err != nil {
-		return err
-	}
-	if err := s.exists(ctx, p); err != nil {
-		return fmt.Errorf("could not get pipeline information for %s: %w", key(p), err)
+	query := logs.Query{Pipeline: logs.Daemon, Tail: req.GetTail(), Follow: req.GetFollow()}
+	if hasPipeline {
+		p, err := target(req.GetPipeline())
+		if err != nil {
+			return err
+		}
+		if err := s.exists(ctx, p); err != nil {
+			return fmt.Errorf("could not get pipeline information for %s: %w", key(p), err)
+		}
+		query.Project, query.Pipeline = projectName(p.GetProject()), p.GetName()
 	}
 	since := defaultSince
 	if d := req.GetSince(); d != nil {
@@ -49,18 +52,16 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 	if ofDatum && !req.GetFollow() {
 		return nil // no line of a spout is about a datum
 	}
-	query := logs.Query{
-		Project:  projectName(p.GetProject()),
-		Pipeline: p.GetName(),
-		Since:    time.Now().Add(-since),
-		Tail:     req.GetTail(),
-		Follow:   req.GetFollow(),
-	}
-	err = s.logs.Read(ctx, query, func(msg *ppspb.LogMessage) error {
+	query.Since = time.Now().Add(-since)
+	err := s.logs.Read(ctx, query, func(msg *ppspb.LogMessage) error {
 		if ofDatum {
 			return nil
 		}
-		msg.Master = req.GetMaster()
+		if hasPipeline {
+			msg.Master = req.GetMaster()
+		} else {
+			msg = &ppspb.LogMessage{Ts: msg.GetTs(), Message: msg.GetMessage()}
+		}
 		return stream.Send(msg)
 	})
 	if err != nil && ctx.Err() != nil {

@@ -82,14 +82,16 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.dir, err = openDataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	// Its own errors do not go into the log that they are about.
+	if s.logs, err = logs.Open(s.dir.join("logs"), logs.Options{Logger: cfg.Logger.Named("logs")}); err != nil {
+		return nil, fmt.Errorf("logs: %w", err)
+	}
+	s.log = keepLog(cfg.Logger, s.logs)
 	if s.store, err = s.openStore(ctx); err != nil {
 		return nil, err
 	}
 	if s.bucket, err = openBucket(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
-	}
-	if s.logs, err = logs.Open(s.dir.join("logs"), logs.Options{}); err != nil {
-		return nil, fmt.Errorf("logs: %w", err)
 	}
 	if s.pfs, err = pfs.New(pfs.Config{
 		Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs"),

@@ -12,6 +12,9 @@ import (
 // CutMarker ends every piece but the last of a line longer than Options.MaxLine.
 const CutMarker = " …[line continues]"
 
+// Daemon is the Pipeline, without a Project, of the daemon's own log.
+const Daemon = "pachd"
+
 // Key says whose lines a Writer writes.
 type Key struct {
 	Project, Pipeline string
