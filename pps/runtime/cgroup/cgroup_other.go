@@ -16,9 +16,6 @@ func (t *Tree) Without() (memoryErr, cpuErr error) { return ErrUnsupported, ErrU
 // Usable is false.
 func (t *Tree) Usable() bool { return false }
 
-// Close does nothing.
-func (t *Tree) Close() {}
-
 // Make returns ErrUnsupported.
 func (t *Tree) Make(context.Context, string, Limits) (*Group, error) { return nil, ErrUnsupported }
 
@@ -39,6 +36,3 @@ func (g *Group) Kill(context.Context) error { return nil }
 
 // End does nothing.
 func (g *Group) End(context.Context) error { return nil }
-
-// RemoveBase does nothing.
-func (g *Group) RemoveBase() {}

@@ -33,19 +33,29 @@ func (t *Tree) Make(ctx context.Context, worker string, l Limits) (*Group, error
 		return nil, err
 	}
 	for i, h := range t.hierarchies {
-		err := h.makeBase()
-		if err == nil {
-			err = mkdir(g.Dirs[i].Path)
-		}
-		if err == nil {
-			err = h.limit(g.Dirs[i].Path, l)
-		}
-		if err != nil {
+		if err := h.make(g.Dirs[i].Path, l); err != nil {
 			_ = g.End(ctx) // nothing is in it
 			return nil, fmt.Errorf("control group of worker %s: %w", worker, err)
 		}
 	}
 	return g, nil
+}
+
+// make makes a group. The base may vanish meanwhile, with the last group in it.
+func (h *hierarchy) make(dir string, l Limits) error {
+	for attempt := 0; ; attempt++ {
+		err := h.makeBase()
+		if err == nil {
+			err = mkdir(dir)
+		}
+		if errors.Is(err, fs.ErrNotExist) && attempt < 100 {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		return h.limit(dir, l)
+	}
 }
 
 // Sweep kills what is in groups of this daemon's name, and removes them. Workers for
@@ -163,7 +173,8 @@ func (g *Group) killAtOnce() error {
 	return errors.Join(errs...)
 }
 
-// End kills what is in the group and removes it. A group that is not there is no
+// End kills what is in the group and removes it, and what held the groups of the
+// daemon if it was the last. A group that is not there is no
 // error.
 func (g *Group) End(ctx context.Context) error {
 	if err := g.Kill(ctx); err != nil {
@@ -181,14 +192,10 @@ func (g *Group) End(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
-}
-
-// RemoveBase removes what the groups of the daemon were in, if it is empty.
-func (g *Group) RemoveBase() {
 	for _, d := range g.Dirs {
-		_ = os.Remove(filepath.Dir(d.Path)) // other groups may be left
+		_ = os.Remove(filepath.Dir(d.Path)) // fails if other groups are there
 	}
+	return nil
 }
 
 func pause(ctx context.Context) error {

@@ -78,13 +78,6 @@ func (t *Tree) without(controller string) error {
 // Usable tells whether there are groups at all.
 func (t *Tree) Usable() bool { return len(t.hierarchies) > 0 }
 
-// Close removes what Open made, unless groups are left in it.
-func (t *Tree) Close() {
-	for _, h := range t.hierarchies {
-		_ = os.Remove(h.base) // fails if others need it
-	}
-}
-
 // findHierarchies lists those that have a controller we use. base is the parent of
 // what will be ours.
 func findHierarchies() ([]hierarchy, error) {
@@ -190,6 +183,7 @@ func (h *hierarchy) probe() error {
 	if err := h.makeBase(); err != nil {
 		return fmt.Errorf("make control groups: %w", err)
 	}
+	defer os.Remove(h.base) // fails if it is in use
 	dir := filepath.Join(h.base, "probe")
 	if err := mkdir(dir); err != nil {
 		return fmt.Errorf("make control groups: %w", err)
@@ -201,7 +195,8 @@ func (h *hierarchy) probe() error {
 	return nil
 }
 
-// makeBase makes what holds the groups of workers, unless it is there.
+// makeBase makes what holds the groups of workers, unless it is there. It is there
+// only as long as there are groups, so that a daemon that is killed leaves nothing.
 func (h *hierarchy) makeBase() error {
 	if err := mkdir(h.base); err != nil || !h.v2 {
 		return err

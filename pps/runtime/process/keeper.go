@@ -90,7 +90,7 @@ func keep() int {
 	end := k.run(orders, signals)
 	if l.Group != nil {
 		end.Memory = end.Memory || l.Group.OutOfMemory()
-		disband(l.Group, k.orphaned)
+		disband(l.Group)
 	}
 	out.Encode(report{Exit: &end})
 	if end.Code < 0 {
@@ -117,15 +117,12 @@ func forkInGroup(l *launch) (int, error) {
 	return pid, err
 }
 
-// disband ends the program's control group. With the daemon dead, nobody else
-// will remove what the groups of its workers were in.
-func disband(g *cgroup.Group, orphaned bool) {
+// disband ends the program's control group. The daemon may be dead, and nobody
+// else there to do it.
+func disband(g *cgroup.Group) {
 	ctx, cancel := context.WithTimeout(context.Background(), disbandTime)
 	defer cancel()
 	_ = g.End(ctx) // the daemon tries again, now or at its next start
-	if orphaned {
-		g.RemoveBase()
-	}
 }
 
 // fork starts the program on the calling thread.
@@ -162,7 +159,6 @@ type keeper struct {
 	asked   bool // to terminate: descendants may outlive the program for the grace period
 	end     ending
 
-	orphaned    bool  // the daemon is dead, as far as one can tell
 	memoryLimit int64 // in bytes, to watch over; 0: none
 }
 
@@ -187,7 +183,6 @@ func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 		case op, ok := <-orders:
 			if !ok {
 				orders = nil // the daemon died
-				k.orphaned = true
 			}
 			if ok && op == opTerm {
 				k.asked = true
@@ -197,7 +192,7 @@ func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 				k.killing = true
 			}
 		case <-signals:
-			k.killing, k.orphaned = true, true
+			k.killing = true
 		case <-again:
 		case <-look:
 			if memoryOf(descendants(os.Getpid()), k.memoryLimit) > k.memoryLimit {

@@ -220,10 +220,7 @@ func (r *Runtime) Close() error {
 		wait.Go(func() { errs[i] = w.Stop(context.Background(), 0) })
 	}
 	wait.Wait()
-	r.closer.Do(func() {
-		r.forker.stop()
-		r.groups.Close()
-	})
+	r.closer.Do(r.forker.stop)
 	return errors.Join(errs...)
 }
 

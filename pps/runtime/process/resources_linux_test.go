@@ -61,7 +61,6 @@ func TestResources_MemoryLimitKillsAndSaysSo(t *testing.T) {
 // Where the kernel cannot be told, the keeper looks itself.
 func TestResources_MemoryLimitWithoutControlGroups(t *testing.T) {
 	r := newRuntime(t)
-	r.groups.Close()
 	r.groups = &cgroup.Tree{}
 	want := runtime.Resources{MemoryLimit: 64 << 20, CPULimit: 0.5, CPURequest: 0.5, MemoryRequest: 1 << 20, DiskLimit: 1 << 30, GPUs: 1}
 	s := start(t, r, "eat", with(want))
