@@ -60,7 +60,11 @@ type dataDir struct {
 
 // openDataDir creates the directory if needed, locks it and checks its format.
 func openDataDir(path string) (*dataDir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	mode := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o711 // for workers with transform.user; what is in it is closed to them
+	}
+	if err := os.MkdirAll(path, mode); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "LOCK"), os.O_CREATE|os.O_RDWR, 0o600)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -83,8 +84,22 @@ func TestSecrets_AreNowhereInTheClear(t *testing.T) {
 	}
 	defer c.Close()
 	file := fmt.Sprintf(`{"metadata":{"name":"db"},"stringData":{"pw":%q}}`, value)
-	if _, err := c.PPS.CreateSecret(ctx, &ppspb.CreateSecretRequest{File: []byte(file)}); err != nil {
-		t.Fatal(err)
+	pachctl := func(stdin string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(ctx, pachdBinary(t))
+		cmd.Args = append([]string{"pachctl"}, args...)
+		cmd.Env, cmd.Stdin = append(os.Environ(), "PACHD_ADDRESS="+p.addr), strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("pachctl %v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	pachctl(file, "create", "secret", "-f", "-")
+	for _, args := range [][]string{{"list", "secret"}, {"inspect", "secret", "db", "--raw"}} {
+		if out := pachctl("", args...); !strings.Contains(out, "db") || !strings.Contains(out, "Opaque") || strings.Contains(out, value) {
+			t.Errorf("pachctl %v: %s", args, out)
+		}
 	}
 	out := filepath.Join(t.TempDir(), "out")
 	spec := fmt.Sprintf(`{"pipeline":{"name":"s"},"spout":{},"transform":{
@@ -108,6 +123,7 @@ func TestSecrets_AreNowhereInTheClear(t *testing.T) {
 	if err != nil || strings.Contains(info.String(), value) {
 		t.Error("InspectPipeline:", info, err)
 	}
+	pachctl("", "delete", "secret", "db")
 	if err := p.stop(); err != nil {
 		t.Error(err)
 	}

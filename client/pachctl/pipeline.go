@@ -413,6 +413,9 @@ func (a *app) inspectPipelineCmd() *cobra.Command {
 					t.field("Stopped", "true")
 				}
 				t.field("Recent error", d.GetRecentError())
+				for _, w := range d.GetWarnings() {
+					t.field("Warning", w)
+				}
 				t.field("Workers", fmt.Sprintf("%d of %d running", d.GetWorkersAvailable(), d.GetWorkersRequested()))
 				if at := d.GetWorkersStartedAt(); at != nil {
 					t.field("Workers started", s.when(at))

@@ -109,7 +109,6 @@ func endOf(err error) error {
 	return err
 }
 
-
 func decode(q Query, line []byte) *ppspb.LogMessage {
 	var r record
 	if json.Unmarshal(line, &r) != nil {

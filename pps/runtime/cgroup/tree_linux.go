@@ -11,6 +11,9 @@ import (
 	"syscall"
 )
 
+// daemonGroup is where a daemon moves that must leave its group.
+const daemonGroup = "minipachd-daemon"
+
 // Controllers that are used.
 const (
 	memory = "memory"
@@ -36,7 +39,7 @@ type Tree struct {
 // leaves behind. The Tree is never nil; it may be of no use, see Without.
 //
 // With version 2 the process may have to move into a group of its own, named
-// "pachd", below the one that it is in: a group with groups in it has no
+// daemonGroup, below the one that it is in: a group with groups in it has no
 // processes.
 func Open(name string) *Tree {
 	t := &Tree{missing: map[string]error{}}
@@ -207,19 +210,16 @@ func (h *hierarchy) makeBase() error {
 // delegate lets groups below our own have controllers. Unless our own is the root
 // of all, it must have no processes for that, so we move below it.
 func (h *hierarchy) delegate() error {
-	parent := h.base
-	if filepath.Base(h.home) == "pachd" {
-		// An earlier Open of this process, or of the one that started it, moved here.
-		h.base = filepath.Join(filepath.Dir(h.home), filepath.Base(h.base))
+	parent := h.home
+	if filepath.Base(h.home) == daemonGroup { // where an earlier Open moved to
 		parent = filepath.Dir(h.home)
-	} else {
-		parent = filepath.Dir(parent)
+		h.base = filepath.Join(parent, filepath.Base(h.base))
 	}
 	err := enable(parent, h.controllers)
 	if !errors.Is(err, syscall.EBUSY) {
 		return err
 	}
-	leaf := filepath.Join(parent, "pachd")
+	leaf := filepath.Join(parent, daemonGroup)
 	if err := mkdir(leaf); err != nil {
 		return fmt.Errorf("make control groups: %w", err)
 	}
