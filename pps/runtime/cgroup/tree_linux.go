@@ -176,7 +176,8 @@ func unescape(s string) string {
 	return s
 }
 
-// probe makes the base and one group in it, with limits, and removes the group again.
+// probe makes the base and one group in it, with limits, moves there and back, and
+// removes the group again.
 func (h *hierarchy) probe() error {
 	if h.v2 {
 		if err := h.delegate(); err != nil {
@@ -195,7 +196,13 @@ func (h *hierarchy) probe() error {
 	if err := h.limit(dir, Limits{CPU: 1, CPUShare: 1, Memory: 1 << 40, MemoryLow: 1 << 20}); err != nil {
 		return fmt.Errorf("limit control groups: %w", err)
 	}
-	return nil
+	// Whether a process may be moved is known only when one was.
+	g := Group{Dirs: []Dir{{Path: dir, Home: h.home}}}
+	leave, err := g.Enter()
+	if err != nil {
+		return err
+	}
+	return leave()
 }
 
 // makeBase makes what holds the groups of workers, unless it is there. It is there

@@ -106,6 +106,9 @@ func forkInGroup(l *launch) (int, error) {
 		return fork(l)
 	}
 	leave, err := l.Group.Enter()
+	if err != nil && !l.Bounded {
+		return fork(l)
+	}
 	if err != nil {
 		return 0, err
 	}

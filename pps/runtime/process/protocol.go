@@ -22,6 +22,8 @@ type launch struct {
 	Daemon int      `json:"daemon"`
 	// Group is where the program runs; nil without control groups.
 	Group *cgroup.Group `json:"group,omitempty"`
+	// Bounded tells that the program must not run outside of its group.
+	Bounded bool `json:"bounded,omitempty"`
 	// MemoryLimit is what the keeper itself watches over, in bytes; 0 if the
 	// kernel does it, or nobody has to.
 	MemoryLimit int64 `json:"memory_limit,omitempty"`

@@ -68,7 +68,7 @@ func (r *Runtime) confine(ctx context.Context, spec *runtime.Spec, l *launch) er
 	})
 	switch {
 	case err == nil:
-		l.Group = g
+		l.Group, l.Bounded = g, want != (runtime.Resources{})
 	case want != (runtime.Resources{}):
 		return err
 	default:
