@@ -23,6 +23,7 @@ type fileOptions struct {
 	recursive   bool
 	concurrency uint32
 	callOptions []grpc.CallOption
+	key         *string // of IdempotencyKey
 }
 
 // Append adds to what the file holds instead of replacing it.
@@ -39,7 +40,7 @@ func Recursive() FileOption { return func(o *fileOptions) { o.recursive = true }
 func Concurrency(n uint32) FileOption { return func(o *fileOptions) { o.concurrency = n } }
 
 // Compressed sends with gzip. It counts for the calls that open a stream of
-// their own: PutFile and PutURL of Client.
+// their own, such as PutFile of Client.
 func Compressed() FileOption {
 	return func(o *fileOptions) { o.callOptions = append(o.callOptions, grpc.UseCompressor(gzip.Name)) }
 }
@@ -164,23 +165,29 @@ func (m *Modifier) CopyFile(path string, src *pfspb.File, opts ...FileOption) er
 	return m.send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_CopyFile{CopyFile: &pfspb.CopyFile{Dst: path, Datum: o.datum, Src: src, Append: o.appending}}})
 }
 
+// modifyWith is ModifyFile with those options that belong to the call.
+func (c *Client) modifyWith(ctx context.Context, commit *pfspb.Commit, opts []FileOption, fn func(*Modifier) error) error {
+	o := fileOptionsOf(opts)
+	return c.ModifyFile(o.keyed(ctx), commit, fn, o.callOptions...)
+}
+
 // PutFile is one PutFile in a call of its own: on a branch without an open
 // commit it makes one commit.
 func (c *Client) PutFile(ctx context.Context, commit *pfspb.Commit, path string, r io.Reader, opts ...FileOption) error {
-	return c.ModifyFile(ctx, commit, func(m *Modifier) error { return m.PutFile(path, r, opts...) }, fileOptionsOf(opts).callOptions...)
+	return c.modifyWith(ctx, commit, opts, func(m *Modifier) error { return m.PutFile(path, r, opts...) })
 }
 
 // PutURL is one PutURL in a call of its own.
 func (c *Client) PutURL(ctx context.Context, commit *pfspb.Commit, path, url string, opts ...FileOption) error {
-	return c.ModifyFile(ctx, commit, func(m *Modifier) error { return m.PutURL(path, url, opts...) }, fileOptionsOf(opts).callOptions...)
+	return c.modifyWith(ctx, commit, opts, func(m *Modifier) error { return m.PutURL(path, url, opts...) })
 }
 
 // DeleteFile is one DeleteFile in a call of its own.
 func (c *Client) DeleteFile(ctx context.Context, commit *pfspb.Commit, path string, opts ...FileOption) error {
-	return c.ModifyFile(ctx, commit, func(m *Modifier) error { return m.DeleteFile(path, opts...) })
+	return c.modifyWith(ctx, commit, opts, func(m *Modifier) error { return m.DeleteFile(path, opts...) })
 }
 
 // CopyFile is one CopyFile in a call of its own.
 func (c *Client) CopyFile(ctx context.Context, commit *pfspb.Commit, path string, src *pfspb.File, opts ...FileOption) error {
-	return c.ModifyFile(ctx, commit, func(m *Modifier) error { return m.CopyFile(path, src, opts...) })
+	return c.modifyWith(ctx, commit, opts, func(m *Modifier) error { return m.CopyFile(path, src, opts...) })
 }

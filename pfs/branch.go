@@ -361,6 +361,7 @@ func (tx *Txn) deleteBranch(rec *recordpb.BranchRecord) error {
 		}
 	}
 	tx.s.branches.Delete(tx.Txn, branchKey(b))
+	tx.s.once.DeletePrefix(tx.Txn, branchKey(b)+"/")
 	delete(tx.touched, branchKey(b))
 	return nil
 }

@@ -94,6 +94,17 @@ func (e *RepoExistsError) Error() string { return "repo " + RepoName(e.Repo) + "
 // GRPCStatus makes it AlreadyExists.
 func (e *RepoExistsError) GRPCStatus() *status.Status { return withCode(codes.AlreadyExists, e) }
 
+// RepoDroppedError reports a repo that was to be created in the transaction that
+// deletes the one of its name.
+type RepoDroppedError struct{ Repo *pfspb.Repo }
+
+func (e *RepoDroppedError) Error() string {
+	return "repo " + RepoName(e.Repo) + " is deleted in this transaction and cannot be created in the same one: finish the transaction first"
+}
+
+// GRPCStatus makes it FailedPrecondition.
+func (e *RepoDroppedError) GRPCStatus() *status.Status { return withCode(codes.FailedPrecondition, e) }
+
 // PipelineRepoError reports a repo that only goes together with its pipeline.
 type PipelineRepoError struct{ Repo *pfspb.Repo }
 

@@ -35,26 +35,42 @@ func (s *Service) ModifyFile(stream modifyStream) error {
 	if commit.SetCommit == nil {
 		return &InvalidRequestError{Stream: true, Why: "set_commit must not be empty"}
 	}
+	key, err := idempotencyKey(ctx)
+	if err != nil {
+		return err
+	}
+	if key != "" {
+		return s.modifyOnce(stream, commit.SetCommit, key)
+	}
 	// Fail before the data is sent if it is clear already that it cannot be kept.
 	if _, err := s.target(ctx, commit.SetCommit); err != nil {
 		return err
 	}
-	if err := s.room(); err != nil {
-		return fmt.Errorf("modify files of %s: %w", CommitName(commit.SetCommit), err)
+	err = s.modify(stream, commit.SetCommit, func(layers []*fileset.Layer) error {
+		return s.attach(ctx, commit.SetCommit, layers)
+	})
+	if err != nil {
+		return err
 	}
-	w := s.files.NewWriter(ctx)
+	return stream.SendAndClose(&emptypb.Empty{})
+}
+
+// modify writes what a stream brings for c and gives attach its layers, which
+// nothing refers to before.
+func (s *Service) modify(stream modifyStream, c *pfspb.Commit, attach func([]*fileset.Layer) error) error {
+	if err := s.room(); err != nil {
+		return fmt.Errorf("modify files of %s: %w", CommitName(c), err)
+	}
+	w := s.files.NewWriter(stream.Context())
 	defer w.Abort()
-	if err := s.collect(ctx, stream, w); err != nil {
+	if err := s.collect(stream.Context(), stream, w); err != nil {
 		return err
 	}
 	layers, err := w.Finish()
 	if err != nil {
-		return fmt.Errorf("modify files of %s: %w", CommitName(commit.SetCommit), err)
+		return fmt.Errorf("modify files of %s: %w", CommitName(c), err)
 	}
-	if err := s.attach(ctx, commit.SetCommit, layers); err != nil {
-		return err
-	}
-	return stream.SendAndClose(&emptypb.Empty{})
+	return attach(layers)
 }
 
 // collect applies the messages of a stream to w until the client half-closes.

@@ -28,6 +28,7 @@ const (
 type oneShot struct {
 	ctx    context.Context
 	layers []*fileset.Layer
+	once   *once         // nil without an idempotency key
 	lead   chan struct{} // its stream is to lead the next group
 	done   chan error
 }
@@ -51,9 +52,15 @@ type queue struct {
 // come while another's transaction is under way share the next one: the first
 // of them leads it, each gets a commit of its own, in the order they came.
 func (s *Service) commitOneShot(ctx context.Context, branch *pfspb.Branch, layers []*fileset.Layer) error {
+	return s.enqueue(ctx, branch, &oneShot{ctx: ctx, layers: layers})
+}
+
+// enqueue is commitOneShot for a stream that need not be a commit: with an
+// idempotency key it may turn out to be one that was made before.
+func (s *Service) enqueue(ctx context.Context, branch *pfspb.Branch, me *oneShot) error {
 	v, _ := s.groups.LoadOrStore(branchKey(branch), &queue{})
 	q := v.(*queue)
-	me := &oneShot{ctx: ctx, layers: layers, lead: make(chan struct{}, 1), done: make(chan error, 1)}
+	me.lead, me.done = make(chan struct{}, 1), make(chan error, 1)
 	q.mu.Lock()
 	q.waiting = append(q.waiting, me)
 	leads := !q.led
@@ -117,9 +124,18 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 		var depth int
 		err = s.Update(ctx, func(tx *Txn) error {
 			var known []*fileset.Layer
+			if err := tx.prefetch(group); err != nil {
+				return err
+			}
 			for i, o := range group {
 				if errs[i] = o.ctx.Err(); errs[i] != nil {
 					continue // its client is gone: nobody waits for the commit
+				}
+				if o.once != nil {
+					var done bool
+					if done, errs[i] = tx.repeats(o.once); done || errs[i] != nil {
+						continue
+					}
 				}
 				rec, made, err := tx.oneShot(branch, o.layers, known)
 				var wait *headFinishingError
@@ -133,6 +149,9 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 				if errs[i] = err; err == nil {
 					known = append(known, made...)
 					depth = len(rec.Layers)
+					if err := tx.remember(o.once, rec); err != nil {
+						return err
+					}
 				}
 			}
 			return nil

@@ -60,6 +60,8 @@ func (tx *Txn) CreateRepo(repo *pfspb.Repo, description string, update bool) err
 	case ok:
 		info.Description = description
 		return tx.s.repos.Put(tx.Txn, repoKey(repo), info)
+	case tx.dropped[repoKey(repo)]:
+		return &RepoDroppedError{Repo: repo}
 	case found[2] != nil:
 		return &garbageError{repo: repo}
 	}
@@ -204,6 +206,7 @@ func (tx *Txn) deleteRepos(repos []*pfspb.Repo, force bool) ([]*pfspb.Repo, erro
 	for _, repo := range all {
 		tx.s.repos.Delete(tx.Txn, repoKey(repo))
 		tx.Put(garbageKey(repo), nil)
+		tx.dropped[repoKey(repo)] = true
 	}
 	tx.Defer(tx.s.wakeSweeper)
 	return all, nil

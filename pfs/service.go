@@ -36,6 +36,8 @@ type Config struct {
 	// Room says, by an error, that there is no space for more data; nil means that
 	// there always is.
 	Room func() error
+	// Idempotency says how long clients' keys are remembered.
+	Idempotency Idempotency
 	// Chunks and Files tune the storage below; their zero values are the defaults.
 	Chunks chunk.Options
 	Files  fileset.Options
@@ -57,6 +59,7 @@ type Service struct {
 	room   func() error
 
 	projects store.Collection[*pfspb.ProjectInfo]
+	once     store.Collection[*recordpb.IdempotencyRecord]
 	repos    store.Collection[*pfspb.RepoInfo]
 	branches store.Collection[*recordpb.BranchRecord]
 	commits  store.Collection[*recordpb.CommitRecord]
@@ -70,6 +73,7 @@ type Service struct {
 	compactor *compactor
 	garbage   *gc.Collector
 	sweeps    chan struct{} // wakes the sweep of deleted repos; holds one
+	idem      Idempotency
 }
 
 // New returns the service. It reads and starts nothing.
@@ -93,6 +97,7 @@ func New(cfg Config) (*Service, error) {
 		clock:    cfg.Clock,
 		room:     cfg.Room,
 		projects: store.NewCollection[*pfspb.ProjectInfo](projectPrefix),
+		once:     store.NewCollection[*recordpb.IdempotencyRecord](oncePrefix),
 		repos:    store.NewCollection[*pfspb.RepoInfo](repoPrefix),
 		branches: store.NewCollection[*recordpb.BranchRecord](branchPrefix),
 		commits:  store.NewCollection[*recordpb.CommitRecord](commitPrefix),
@@ -100,6 +105,7 @@ func New(cfg Config) (*Service, error) {
 		clocks:   store.NewCollection[*recordpb.TriggerClock](clockPrefix),
 		defaults: store.NewCollection[*ppspb.GetProjectDefaultsResponse](projectDefaultsPrefix),
 		sweeps:   make(chan struct{}, 1),
+		idem:     cfg.Idempotency.withDefaults(),
 	}
 	s.chunks = chunk.NewStore(cfg.Bucket, cfg.Chunks)
 	s.compactor = newCompactor()
@@ -137,6 +143,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.runFinisher(ctx) })
+	g.Go(func() error { return s.runForgetter(ctx) })
 	g.Go(func() error { return s.runCompactor(ctx) })
 	g.Go(func() error { return s.runSweeper(ctx) })
 	g.Go(func() error { return s.runClock(ctx) })

@@ -17,6 +17,8 @@ type Txn struct {
 	*store.Txn
 	s     *Service
 	setID string
+	// dropped are the repos that the transaction deleted.
+	dropped map[string]bool
 	// touched are the branches whose head or provenance changed in this set.
 	touched map[string]*pfspb.Branch
 	// made has the id of the set for every repo that got a commit in it.
@@ -32,7 +34,7 @@ type Txn struct {
 }
 
 func (s *Service) newTxn(tx *store.Txn) *Txn {
-	return &Txn{Txn: tx, s: s, touched: map[string]*pfspb.Branch{}, made: map[string]bool{}, last: map[string]int64{}}
+	return &Txn{Txn: tx, s: s, touched: map[string]*pfspb.Branch{}, made: map[string]bool{}, last: map[string]int64{}, dropped: map[string]bool{}}
 }
 
 // Update runs fn in one transaction and, at its end, makes the commits that

@@ -59,6 +59,8 @@ type adminServer struct {
 	clusterID    string
 	deploymentID string
 	address      string
+	// metadata returns what users have attached to the cluster.
+	metadata func(ctx context.Context) (map[string]string, error)
 	// projectErr says why a project cannot be inspected, nil if it can.
 	projectErr func(ctx context.Context, name string) error
 }
@@ -72,6 +74,11 @@ func (a *adminServer) InspectCluster(ctx context.Context, req *adminpb.InspectCl
 		WebResources: &adminpb.WebResource{},
 		Warnings:     versionWarnings(req.GetClientVersion()),
 	}
+	attached, err := a.metadata(ctx)
+	if err != nil {
+		info.Warnings = append(info.Warnings, fmt.Sprintf("WARNING: Could not read the metadata of the cluster: %v", err))
+	}
+	info.Metadata = attached
 	if name := req.GetCurrentProject().GetName(); name != "" {
 		if err := a.projectErr(ctx, name); err != nil {
 			info.Warnings = append(info.Warnings, fmt.Sprintf("WARNING: Could not inspect project %q: %v", name, err))

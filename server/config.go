@@ -27,6 +27,8 @@ type Config struct {
 	EtcdCA, EtcdCert, EtcdKey string
 	// Bucket is the URL of the object store; empty means a folder of DataDir.
 	Bucket string
+	// Idempotency says how long clients' idempotency keys are remembered.
+	Idempotency pfs.Idempotency
 	// DiskReserve is how many bytes of the disks of DataDir and Bucket stay free:
 	// below that data is refused, and below half of it all other writes. Negative
 	// keeps nothing free.
@@ -58,6 +60,12 @@ const (
 
 	DefaultGCInterval = time.Hour
 	DefaultGCGrace    = 10 * time.Minute
+)
+
+// Defaults of Config.Idempotency.
+const (
+	DefaultIdempotencyRetention = pfs.DefaultIdempotencyRetention
+	DefaultIdempotencyKeys      = pfs.DefaultIdempotencyKeys
 )
 
 // gcFence is how long a delete in the bucket may go on after its daemon has lost
@@ -102,6 +110,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fmt.Errorf("listen address %q: %w; want host:port, for example %s", c.Listen, err, DefaultListen)
+	}
+	if c.Idempotency.Retention < 0 || c.Idempotency.Keys < 0 {
+		return c, fmt.Errorf("idempotency keys: the retention (%v) and the number (%d) must not be negative", c.Idempotency.Retention, c.Idempotency.Keys)
 	}
 	if c.Runtime != "process" {
 		return c, fmt.Errorf("runtime %q is not supported; supported: process", c.Runtime)

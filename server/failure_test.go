@@ -108,7 +108,7 @@ func TestWithoutAuth(t *testing.T) {
 		text string
 	}{
 		{"whoami", whoami, codes.Unimplemented, "the auth service is not activated"},
-		{"in a transaction", queued, codes.Unimplemented, "transactions are not supported"},
+		{"in a transaction", queued, codes.NotFound, `transaction "0123" not found`},
 		{"unknown field", unknown, codes.InvalidArgument, "could not make effective spec"},
 		{"1.x client", old, codes.Unknown, "this server is running pachyderm 2.x, but your client appears to be an older version - please upgrade"},
 		{"missing repo", missing, codes.NotFound, "repo default/missing not found"},

@@ -31,9 +31,9 @@ import (
 	"github.com/minipachd/minipachd/pps/scheduler"
 	"github.com/minipachd/minipachd/pps/secrets"
 	adminpb "github.com/minipachd/minipachd/proto/admin_v2"
-	metadatapb "github.com/minipachd/minipachd/proto/metadata"
-	transactionpb "github.com/minipachd/minipachd/proto/transaction_v2"
 	versionpb "github.com/minipachd/minipachd/proto/versionpb_v2"
+	"github.com/minipachd/minipachd/server/metadata"
+	"github.com/minipachd/minipachd/server/transaction"
 	"github.com/minipachd/minipachd/store"
 	"github.com/minipachd/minipachd/store/disk"
 )
@@ -95,7 +95,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	if s.pfs, err = pfs.New(pfs.Config{
 		Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs"),
-		Room: s.store.Room, GC: cfg.gc(),
+		Room: s.store.Room, GC: cfg.gc(), Idempotency: cfg.Idempotency,
 	}); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
 	}
@@ -203,10 +203,12 @@ func etcdTLS(cfg Config) (*tls.Config, error) {
 // newGRPC makes the gRPC server with every service on it.
 func (s *Server) newGRPC() *grpc.Server {
 	g := &guard{log: s.log.Named("grpc")}
+	transactions := transaction.New(transaction.Config{Store: s.store, PFS: s.pfs, Pipelines: s.pps})
+	attached := metadata.New(s.pfs, s.pps)
 	srv := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
-		grpc.ChainUnaryInterceptor(g.unary),
+		grpc.ChainUnaryInterceptor(g.unary, transactions.Unary),
 		grpc.ChainStreamInterceptor(g.stream),
 		grpc.UnknownServiceHandler(unknownMethod),
 		// Clients ping every 20 s, also without streams.
@@ -221,13 +223,14 @@ func (s *Server) newGRPC() *grpc.Server {
 	s.pfs.Register(srv)
 	s.pps.Register(srv)
 	auth.Register(srv, s.store)
-	transactionpb.RegisterAPIServer(srv, &transactionServer{})
-	metadatapb.RegisterAPIServer(srv, &metadataServer{})
+	transactions.Register(srv)
+	attached.Register(srv)
 	versionpb.RegisterAPIServer(srv, versionServer{})
 	adminpb.RegisterAPIServer(srv, &adminServer{
 		clusterID:    s.dir.format.ID,
 		deploymentID: s.dir.format.ID,
 		address:      s.Addr(),
+		metadata:     attached.Cluster,
 		projectErr: func(ctx context.Context, name string) error {
 			return s.pfs.View(ctx, func(tx *pfs.Txn) error {
 				_, err := tx.InspectProject(name)

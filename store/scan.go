@@ -167,3 +167,17 @@ func (tx *Txn) checkScanned(kv *mvccpb.KeyValue) {
 	}
 	tx.scanned = append(tx.scanned, clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision))
 }
+
+// Count tells how many keys begin with prefix in the snapshot. Writes of this
+// transaction do not count, and nothing is compared at the commit.
+func (tx *Txn) Count(prefix string) (int64, error) {
+	ctx, cancel := tx.bounded()
+	defer cancel()
+	opts := append(tx.readOptions(), clientv3.WithPrefix(), clientv3.WithCountOnly())
+	resp, err := tx.s.client.Get(ctx, tx.s.prefix+prefix, opts...)
+	if err != nil {
+		return 0, tx.fail("count in", err)
+	}
+	tx.seen(resp.Header.Revision)
+	return resp.Count, nil
+}

@@ -114,6 +114,20 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Txn) error) (int64, erro
 	}
 }
 
+// Try runs fn as Update would and throws away what it wrote: nothing changes. It
+// returns the error of fn, or *TooLargeError if Update could not commit so much.
+func (s *Store) Try(ctx context.Context, fn func(tx *Txn) error) error {
+	tx := &Txn{
+		ctx: ctx, s: s, now: time.Now().UTC().Round(0), ids: &idSource{},
+		reads: map[string]read{}, writes: map[string]write{},
+	}
+	if err := fn(tx); err != nil {
+		return err
+	}
+	_, _, err := tx.prepare()
+	return err
+}
+
 // View runs fn over one snapshot, which holds everything acknowledged before.
 // Nothing may be written.
 func (s *Store) View(ctx context.Context, fn func(tx *Txn) error) error {
@@ -332,14 +346,8 @@ func (tx *Txn) CompareLease(lease clientv3.LeaseID, key string) {
 	tx.checks = append(tx.checks, clientv3.Compare(clientv3.LeaseValue(tx.s.prefix+key), "=", int64(lease)))
 }
 
-// commit sends the writes with the comparisons; ok is false on a conflict.
-func (tx *Txn) commit() (rev int64, ok bool, err error) {
-	if len(tx.writes) == 0 && len(tx.ranges) == 0 {
-		return tx.rev, true, nil // a snapshot alone is consistent
-	}
-	if err := tx.s.disk.Spare(); err != nil {
-		return 0, false, err
-	}
+// prepare gives what the commit asks of etcd, or *TooLargeError.
+func (tx *Txn) prepare() ([]clientv3.Cmp, []clientv3.Op, error) {
 	cmps := slices.Concat(tx.checks, tx.scanned)
 	for _, r := range tx.ranged {
 		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(tx.s.prefix+r.from), "<", tx.rev+1).WithRange(tx.s.prefix+r.to))
@@ -371,7 +379,22 @@ func (tx *Txn) commit() (rev int64, ok bool, err error) {
 		}
 	}
 	if len(ops) > maxTxnOps || len(cmps) > maxTxnOps || size > maxRequestBytes-64<<10 {
-		return 0, false, &TooLargeError{Ops: max(len(ops), len(cmps)), Bytes: size}
+		return nil, nil, &TooLargeError{Ops: max(len(ops), len(cmps)), Bytes: size}
+	}
+	return cmps, ops, nil
+}
+
+// commit sends the writes with the comparisons; ok is false on a conflict.
+func (tx *Txn) commit() (rev int64, ok bool, err error) {
+	if len(tx.writes) == 0 && len(tx.ranges) == 0 {
+		return tx.rev, true, nil // a snapshot alone is consistent
+	}
+	if err := tx.s.disk.Spare(); err != nil {
+		return 0, false, err
+	}
+	cmps, ops, err := tx.prepare()
+	if err != nil {
+		return 0, false, err
 	}
 	ctx, cancel := tx.bounded()
 	defer cancel()

@@ -73,6 +73,9 @@ func (a *app) open(cmd *cobra.Command) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, x, err := cfg.Active(); err == nil && x.ActiveTransaction != "" {
+		opts = append(opts, a.tellQueued(cmd))
+	}
 	c, err := client.NewFromConfig(cfg, opts...)
 	if err != nil {
 		return nil, err

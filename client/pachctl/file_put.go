@@ -38,9 +38,10 @@ type putter struct {
 
 func (a *app) putFileCmd() *cobra.Command {
 	var sources []string
-	var inputFile string
+	var inputFile, key string
 	var appending, compress, progress bool
 	p := &putter{}
+	keyed := func() bool { return false }
 	cmd := &cobra.Command{
 		Use:   "file <repo>@<branch-or-commit>[:<path>]",
 		Short: "Put files, from disk, standard input or URLs",
@@ -91,7 +92,7 @@ without an open commit all of it is one commit.
 				p.startBar(sources)
 				defer p.finishBar()
 			}
-			return s.ModifyFile(s.ctx, file.GetCommit(), func(m *client.Modifier) error {
+			put := func(m *client.Modifier) error {
 				p.m = m
 				for _, src := range sources {
 					if err := p.put(target(file.GetPath(), src, p.fullPath, len(sources) > 1, p.isTree(src)), src); err != nil {
@@ -99,10 +100,19 @@ without an open commit all of it is one commit.
 					}
 				}
 				return nil
-			}, call...)
+			}
+			if !keyed() {
+				return s.ModifyFile(s.ctx, file.GetCommit(), put, call...)
+			}
+			id, err := s.ModifyFileOnce(s.ctx, file.GetCommit(), key, put, call...)
+			if err == nil {
+				fmt.Fprintln(s.out, id)
+			}
+			return err
 		}),
 	}
 	f := cmd.Flags()
+	keyed = func() bool { return f.Changed("idempotency-key") }
 	f.StringSliceVarP(&sources, "file", "f", nil, "file or URL to put, - for standard input; may be repeated (default: -)")
 	f.StringVarP(&inputFile, "input-file", "i", "", "file or URL with the names of files and URLs to put, one per line; - for standard input")
 	f.BoolVarP(&p.recursive, "recursive", "r", false, "put everything below directories, and below object-store URLs")
@@ -110,6 +120,7 @@ without an open commit all of it is one commit.
 	f.BoolP("overwrite", "o", false, "replace what the files hold (the default)")
 	f.BoolVarP(&compress, "compress", "c", false, "compress on the way to pachd")
 	f.Uint32VarP(&p.concurrency, "parallelism", "p", 10, "downloads that pachd makes at a time for a URL")
+	f.StringVar(&key, "idempotency-key", "", "make one commit only, however often the command is repeated with this key; prints the commit's id")
 	f.BoolVar(&p.fullPath, "full-path", false, "use the whole name given to -f as the target, not its last element")
 	f.BoolVar(&p.untar, "untar", false, "put the files inside .tar, .tar.gz and .tgz files, or a tar on standard input, instead of them")
 	f.BoolVar(&progress, "progress", isTerminal(os.Stderr), "show a progress bar (default: on a terminal)")

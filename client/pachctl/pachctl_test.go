@@ -477,7 +477,7 @@ func TestConfigCommands(t *testing.T) {
 func TestUsageErrors(t *testing.T) {
 	sh := newShell(t)
 	sh.fails("pachctl create repo takes 1 argument, not 0\nUsage: pachctl create repo <repo> [flags]", "create", "repo")
-	sh.fails(`pachctl list: there is no "foo"; there is project, repo, branch, commit, file, pipeline, job, secret`, "list", "foo")
+	sh.fails(`pachctl list: there is no "foo"; there is project, repo, branch, commit, file, pipeline, job, secret, transaction`, "list", "foo")
 	sh.fails(`"r" has no branch or commit: want <repo>@<branch-or-commit>:<path>`, "list", "file", "r")
 	sh.fails(`there is no command "lst"; perhaps list is meant`, "lst", "repo")
 	sh.fails(`there is no command "craete"; perhaps create is meant`, "craete", "repo", "r")

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/minipachd/minipachd/client"
 )
 
 const (
@@ -13,6 +15,8 @@ const (
 	repoQ   = `{"name":"r","type":"user","project":{"name":"q"}}`
 	branchB = `{"repo":` + repoR + `,"name":"b"}`
 	commitB = `{"repo":` + repoR + `,"branch":` + branchB + `}`
+	pickR   = `{"name":{"project":{"name":"default"},"name":"r","type":"user"}}`
+	pickB   = `{"name":{"repo":` + pickR + `,"name":"b"}}`
 	project = `"projects":[{"name":"default"}]`
 )
 
@@ -20,6 +24,17 @@ const (
 // on it.
 func TestRequests(t *testing.T) {
 	sh := newShell(t)
+	cfg, err := client.LoadConfig("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ActiveContext, cfg.Contexts["c"] = "c", &client.Context{}
+	if err := cfg.Save(); err != nil {
+		t.Fatal(err)
+	}
+	edit := func(edits ...string) string {
+		return `metadata.API/EditMetadata {"edits":[{` + strings.Join(edits, "},{") + `}]}`
+	}
 	noBranch := `"branch":{"repo":` + repoR + `}`
 	for _, tc := range []struct {
 		args string
@@ -95,6 +110,20 @@ func TestRequests(t *testing.T) {
 		{"inspect secret x", []string{`pps_v2.API/InspectSecret {"secret":{"name":"x"}}`}},
 		{"delete secret x", []string{`pps_v2.API/DeleteSecret {"secret":{"name":"x"}}`}},
 		{"version", []string{`versionpb_v2.API/GetVersion {}`}},
+		{"start transaction", []string{`transaction_v2.API/StartTransaction {}`}},
+		{"finish transaction " + someID, []string{`transaction_v2.API/FinishTransaction {"transaction":{"id":"` + someID + `"}}`}},
+		{"delete transaction " + someID, []string{`transaction_v2.API/DeleteTransaction {"transaction":{"id":"` + someID + `"}}`}},
+		{"inspect transaction " + someID, []string{`transaction_v2.API/InspectTransaction {"transaction":{"id":"` + someID + `"}}`}},
+		{"resume transaction " + someID, []string{`transaction_v2.API/InspectTransaction {"transaction":{"id":"` + someID + `"}}`}},
+		{"list transaction", []string{`transaction_v2.API/ListTransaction {}`}},
+		{"edit metadata project p add a=b=c", []string{edit(`"project":{"name":"p"},"add_key":{"key":"a","value":"b=c"}`)}},
+		{"edit metadata repo r.spec edit a=", []string{edit(`"repo":{"name":{"project":{"name":"default"},"name":"r","type":"spec"}},"edit_key":{"key":"a"}`)}},
+		{"edit metadata branch q/r@b delete a=b", []string{edit(`"branch":{"name":{"repo":{"name":{"project":{"name":"q"},"name":"r","type":"user"}},"name":"b"}},"delete_key":{"key":"a=b"}`)}},
+		{"edit metadata commit r@b set {\"x\":\"y\"}", []string{edit(`"commit":{"branch_head":` + pickB + `},"replace":{"replacement":{"x":"y"}}`)}},
+		{"edit metadata commit r@" + someID + "^2~ add a=b", []string{edit(`"commit":{"ancestor":{"offset":3,"start":{"id":{"repo":` + pickR + `,"id":"` + someID + `"}}}},"add_key":{"key":"a","value":"b"}`)}},
+		{"edit metadata commit r@b.3 add a=b", []string{edit(`"commit":{"branch_root":{"offset":3,"branch":` + pickB + `}},"add_key":{"key":"a","value":"b"}`)}},
+		{"edit metadata pipeline s add a=b --project q", []string{edit(`"pipeline":{"name":{"project":{"name":"q"},"name":"s"}},"add_key":{"key":"a","value":"b"}`)}},
+		{"edit metadata cluster add a=b cluster . delete add", []string{edit(`"cluster":{},"add_key":{"key":"a","value":"b"}`, `"cluster":{},"delete_key":{"key":"add"}`)}},
 		{"delete repo r", []string{`pfs_v2.API/DeleteRepo {"repo":` + repoR + `}`}},
 	} {
 		sh.try("", strings.Fields(tc.args)...) // the stand-in does not know them all

@@ -103,6 +103,8 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&cfg.EtcdCA, "etcd-ca", "", "PEM file of the CA that signed the certificates of --etcd-endpoints")
 	f.StringVar(&cfg.EtcdCert, "etcd-cert", "", "PEM file of the client certificate for --etcd-endpoints")
 	f.StringVar(&cfg.EtcdKey, "etcd-key", "", "PEM file of the key of --etcd-cert")
+	f.DurationVar(&cfg.Idempotency.Retention, "idempotency-retention", server.DefaultIdempotencyRetention, "how long the idempotency key of a commit is remembered")
+	f.Int64Var(&cfg.Idempotency.Keys, "idempotency-keys", server.DefaultIdempotencyKeys, "how many idempotency keys are remembered, of all branches together; the oldest are forgotten first")
 	f.StringVar(&logLevel, "log-level", "", "debug, info, warn or error (default: warn on a terminal, info otherwise)")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return fromEnv(cmd.Flags(), os.LookupEnv) }
 	return cmd

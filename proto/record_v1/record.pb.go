@@ -526,6 +526,70 @@ func (x *LayerObject) GetSize() uint64 {
 	return 0
 }
 
+// IdempotencyRecord is what a client's key on a one-shot commit led to.
+type IdempotencyRecord struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	CommitId string                 `protobuf:"bytes,1,opt,name=commit_id,json=commitId,proto3" json:"commit_id,omitempty"`
+	// The order of that commit, which also places the record among all others in
+	// time.
+	Order string `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`
+	// 16 bytes that stand for the operations that made the commit.
+	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdempotencyRecord) Reset() {
+	*x = IdempotencyRecord{}
+	mi := &file_record_v1_record_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdempotencyRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdempotencyRecord) ProtoMessage() {}
+
+func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdempotencyRecord.ProtoReflect.Descriptor instead.
+func (*IdempotencyRecord) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *IdempotencyRecord) GetCommitId() string {
+	if x != nil {
+		return x.CommitId
+	}
+	return ""
+}
+
+func (x *IdempotencyRecord) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+func (x *IdempotencyRecord) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 // FileSetRecord is a file set: layers that no commit needs to have.
 type FileSetRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -541,7 +605,7 @@ type FileSetRecord struct {
 
 func (x *FileSetRecord) Reset() {
 	*x = FileSetRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +617,7 @@ func (x *FileSetRecord) String() string {
 func (*FileSetRecord) ProtoMessage() {}
 
 func (x *FileSetRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +630,7 @@ func (x *FileSetRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSetRecord.ProtoReflect.Descriptor instead.
 func (*FileSetRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FileSetRecord) GetLayers() []*LayerRef {
@@ -604,7 +668,7 @@ type CacheRecord struct {
 
 func (x *CacheRecord) Reset() {
 	*x = CacheRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[8]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +680,7 @@ func (x *CacheRecord) String() string {
 func (*CacheRecord) ProtoMessage() {}
 
 func (x *CacheRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[8]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +693,7 @@ func (x *CacheRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CacheRecord.ProtoReflect.Descriptor instead.
 func (*CacheRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CacheRecord) GetValue() *anypb.Any {
@@ -675,7 +739,7 @@ type PipelineRecord struct {
 
 func (x *PipelineRecord) Reset() {
 	*x = PipelineRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[9]
+	mi := &file_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +751,7 @@ func (x *PipelineRecord) String() string {
 func (*PipelineRecord) ProtoMessage() {}
 
 func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[9]
+	mi := &file_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +764,7 @@ func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRecord.ProtoReflect.Descriptor instead.
 func (*PipelineRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PipelineRecord) GetInfo() *pps_v2.PipelineInfo {
@@ -746,7 +810,7 @@ type PipelineStatus struct {
 
 func (x *PipelineStatus) Reset() {
 	*x = PipelineStatus{}
-	mi := &file_record_v1_record_proto_msgTypes[10]
+	mi := &file_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +822,7 @@ func (x *PipelineStatus) String() string {
 func (*PipelineStatus) ProtoMessage() {}
 
 func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[10]
+	mi := &file_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +835,7 @@ func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineStatus.ProtoReflect.Descriptor instead.
 func (*PipelineStatus) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PipelineStatus) GetState() pps_v2.PipelineState {
@@ -853,7 +917,7 @@ type SecretRecord struct {
 
 func (x *SecretRecord) Reset() {
 	*x = SecretRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +929,7 @@ func (x *SecretRecord) String() string {
 func (*SecretRecord) ProtoMessage() {}
 
 func (x *SecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +942,7 @@ func (x *SecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
 func (*SecretRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SecretRecord) GetInfo() *pps_v2.SecretInfo {
@@ -924,7 +988,7 @@ type GarbageRun struct {
 
 func (x *GarbageRun) Reset() {
 	*x = GarbageRun{}
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1000,7 @@ func (x *GarbageRun) String() string {
 func (*GarbageRun) ProtoMessage() {}
 
 func (x *GarbageRun) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1013,7 @@ func (x *GarbageRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageRun.ProtoReflect.Descriptor instead.
 func (*GarbageRun) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GarbageRun) GetId() string {
@@ -1008,7 +1072,7 @@ type GarbageMember struct {
 
 func (x *GarbageMember) Reset() {
 	*x = GarbageMember{}
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1084,7 @@ func (x *GarbageMember) String() string {
 func (*GarbageMember) ProtoMessage() {}
 
 func (x *GarbageMember) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1097,7 @@ func (x *GarbageMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageMember.ProtoReflect.Descriptor instead.
 func (*GarbageMember) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GarbageMember) GetRun() string {
@@ -1074,7 +1138,7 @@ type GarbageReport struct {
 
 func (x *GarbageReport) Reset() {
 	*x = GarbageReport{}
-	mi := &file_record_v1_record_proto_msgTypes[14]
+	mi := &file_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1150,7 @@ func (x *GarbageReport) String() string {
 func (*GarbageReport) ProtoMessage() {}
 
 func (x *GarbageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[14]
+	mi := &file_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1163,7 @@ func (x *GarbageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageReport.ProtoReflect.Descriptor instead.
 func (*GarbageReport) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GarbageReport) GetStarted() *timestamppb.Timestamp {
@@ -1181,7 +1245,11 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x04body\"3\n" +
 	"\vLayerObject\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x04R\x04size\"\xa7\x01\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"^\n" +
+	"\x11IdempotencyRecord\x12\x1b\n" +
+	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12\x14\n" +
+	"\x05order\x18\x02 \x01(\tR\x05order\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"\xa7\x01\n" +
 	"\rFileSetRecord\x12+\n" +
 	"\x06layers\x18\x01 \x03(\v2\x13.record_v1.LayerRefR\x06layers\x124\n" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x123\n" +
@@ -1250,7 +1318,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -1259,44 +1327,45 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*LayerRef)(nil),              // 4: record_v1.LayerRef
 	(*LayerRecord)(nil),           // 5: record_v1.LayerRecord
 	(*LayerObject)(nil),           // 6: record_v1.LayerObject
-	(*FileSetRecord)(nil),         // 7: record_v1.FileSetRecord
-	(*CacheRecord)(nil),           // 8: record_v1.CacheRecord
-	(*PipelineRecord)(nil),        // 9: record_v1.PipelineRecord
-	(*PipelineStatus)(nil),        // 10: record_v1.PipelineStatus
-	(*SecretRecord)(nil),          // 11: record_v1.SecretRecord
-	(*GarbageRun)(nil),            // 12: record_v1.GarbageRun
-	(*GarbageMember)(nil),         // 13: record_v1.GarbageMember
-	(*GarbageReport)(nil),         // 14: record_v1.GarbageReport
-	nil,                           // 15: record_v1.SecretRecord.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 17: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 18: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 19: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 20: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 21: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 22: pps_v2.PipelineState
-	(*pps_v2.SecretInfo)(nil),     // 23: pps_v2.SecretInfo
+	(*IdempotencyRecord)(nil),     // 7: record_v1.IdempotencyRecord
+	(*FileSetRecord)(nil),         // 8: record_v1.FileSetRecord
+	(*CacheRecord)(nil),           // 9: record_v1.CacheRecord
+	(*PipelineRecord)(nil),        // 10: record_v1.PipelineRecord
+	(*PipelineStatus)(nil),        // 11: record_v1.PipelineStatus
+	(*SecretRecord)(nil),          // 12: record_v1.SecretRecord
+	(*GarbageRun)(nil),            // 13: record_v1.GarbageRun
+	(*GarbageMember)(nil),         // 14: record_v1.GarbageMember
+	(*GarbageReport)(nil),         // 15: record_v1.GarbageReport
+	nil,                           // 16: record_v1.SecretRecord.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 18: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 19: pfs_v2.Branch
+	(*pfs_v2.CommitInfo)(nil),     // 20: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 21: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 22: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 23: pps_v2.PipelineState
+	(*pps_v2.SecretInfo)(nil),     // 24: pps_v2.SecretInfo
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	16, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	17, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	18, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	16, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	19, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	17, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	18, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	19, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	17, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	20, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	4,  // 5: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	6,  // 6: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
 	4,  // 7: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	16, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	20, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
-	7,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	21, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	22, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	16, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	16, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	23, // 15: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
-	15, // 16: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
-	16, // 17: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
-	16, // 18: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	17, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	21, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	8,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
+	22, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	23, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	17, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	17, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	24, // 15: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
+	16, // 16: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
+	17, // 17: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	17, // 18: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
 	19, // [19:19] is the sub-list for method output_type
 	19, // [19:19] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
@@ -1319,7 +1388,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

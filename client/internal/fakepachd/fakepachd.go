@@ -22,6 +22,7 @@ import (
 	adminpb "github.com/minipachd/minipachd/proto/admin_v2"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	identitypb "github.com/minipachd/minipachd/proto/identity_v2"
+	metadatapb "github.com/minipachd/minipachd/proto/metadata"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	transactionpb "github.com/minipachd/minipachd/proto/transaction_v2"
@@ -70,6 +71,7 @@ func Start(t testing.TB, opts ...grpc.ServerOption) *Server {
 	versionpb.RegisterAPIServer(g, versionServer{})
 	authpb.RegisterAPIServer(g, authServer{})
 	identitypb.RegisterAPIServer(g, &identitypb.UnimplementedAPIServer{})
+	metadatapb.RegisterAPIServer(g, &metadatapb.UnimplementedAPIServer{})
 	transactionpb.RegisterAPIServer(g, &transactionpb.UnimplementedAPIServer{})
 	pfspb.RegisterAPIServer(g, pfsServer{s: s})
 	ppspb.RegisterAPIServer(g, ppsServer{s: s})
