@@ -103,7 +103,11 @@ func (s *Service) compactOnce(ctx context.Context, branch *pfspb.Branch) (more b
 		if err != nil {
 			return err
 		}
-		if state(rec.Info) != pfspb.CommitState_FINISHED || !replaceRun(rec, head.Layers[lo:hi], folded) {
+		at := 0 // what was folded as the bottom lacks the deletions that it needs elsewhere
+		if lo > 0 {
+			at = findRun(rec.Layers, head.Layers[lo:hi])
+		}
+		if state(rec.Info) != pfspb.CommitState_FINISHED || !replaceRun(rec, at, head.Layers[lo:hi], folded) {
 			return nil
 		}
 		more = true
@@ -136,18 +140,29 @@ func (s *Service) finishedHead(ctx context.Context, branch *pfspb.Branch) (rec *
 	return rec, err
 }
 
-// replaceRun puts one layer, or none, where a stack has a run of layers; false
-// if it does not have it.
-func replaceRun(rec *recordpb.CommitRecord, run []*recordpb.LayerRef, by *fileset.Layer) bool {
-	same := func(a, b *recordpb.LayerRef) bool { return string(a.GetId()) == string(b.GetId()) }
-	lo := slices.IndexFunc(rec.Layers, func(r *recordpb.LayerRef) bool { return same(r, run[0]) })
-	if lo < 0 || lo+len(run) > len(rec.Layers) || !slices.EqualFunc(rec.Layers[lo:lo+len(run)], run, same) {
+func sameLayer(a, b *recordpb.LayerRef) bool { return string(a.GetId()) == string(b.GetId()) }
+
+// findRun tells where a stack has a run of layers, -1 if nowhere.
+func findRun(stack, run []*recordpb.LayerRef) int {
+	for at := range len(stack) - len(run) + 1 {
+		if slices.EqualFunc(stack[at:at+len(run)], run, sameLayer) {
+			return at
+		}
+	}
+	return -1
+}
+
+// replaceRun puts one layer, or none, where a stack has a run of layers at a
+// place; false if it does not have it there.
+func replaceRun(rec *recordpb.CommitRecord, at int, run []*recordpb.LayerRef, by *fileset.Layer) bool {
+	end := at + len(run)
+	if at < 0 || end > len(rec.Layers) || !slices.EqualFunc(rec.Layers[at:end], run, sameLayer) {
 		return false
 	}
 	var refs []*recordpb.LayerRef
 	if by != nil {
 		refs = append(refs, by.Ref)
 	}
-	rec.Layers = slices.Concat(rec.Layers[:lo], refs, rec.Layers[lo+len(run):])
+	rec.Layers = slices.Concat(rec.Layers[:at], refs, rec.Layers[end:])
 	return true
 }

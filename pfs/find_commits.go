@@ -153,7 +153,7 @@ func (f *finder) content(ctx context.Context, rec *recordpb.CommitRecord) (strin
 	if f.knownOf == id {
 		return f.known, nil
 	}
-	n, err := f.s.files.Open(rec.Layers).Stat(ctx, f.path)
+	n, err := f.s.files.Open(rec.Layers).Stat(ctx, f.path, "")
 	var missing *fileset.NotFoundError
 	var double *fileset.DuplicatePathError
 	sum := ""

@@ -156,7 +156,7 @@ func (f *farm) get(s *Service, repo, path string) []byte {
 	f.t.Helper()
 	sn, err := s.snapshot(f.ctx, commitOf(repo+"@master"))
 	f.must(err)
-	n, err := sn.one(f.ctx, path)
+	n, err := sn.one(f.ctx, fileOf(nil, path))
 	f.must(err)
 	var got []byte
 	f.must(n.File.Stream(f.ctx, 0, func(b []byte) error {

@@ -218,7 +218,7 @@ func TestCopyFile_SourceIsDeletedMeanwhile(t *testing.T) {
 	f.put(s, "src", "/a", noise(1, large))
 	src, err := s.snapshot(f.ctx, commitOf("src@master"))
 	f.must(err)
-	node, err := src.one(f.ctx, "/a")
+	node, err := src.one(f.ctx, fileOf(nil, "/a"))
 	f.must(err)
 	// Copied before the source goes: the copy keeps what it needs.
 	w := s.files.NewWriter(f.ctx)
@@ -315,7 +315,7 @@ func TestCollectGarbage_ByTheClock(t *testing.T) {
 	clock.advance(time.Minute)
 	wait(11 * time.Minute) // the grace
 	// A reader that is on its way goes on.
-	n, err := sn.one(f.ctx, "/a")
+	n, err := sn.one(f.ctx, fileOf(nil, "/a"))
 	f.must(err)
 	f.must(n.File.Stream(f.ctx, 0, func([]byte) error { return nil }))
 	clock.advance(10 * time.Minute)

@@ -21,14 +21,9 @@ func (s *Service) InspectFile(ctx context.Context, req *pfspb.InspectFileRequest
 	if err != nil {
 		return nil, err
 	}
-	asked := req.GetFile().GetPath()
-	p := cleanFile(asked)
-	if strings.HasSuffix(asked, "/") {
-		p = cleanDir(asked)
-	}
-	n, err := sn.view.Stat(ctx, p)
+	n, err := sn.stat(ctx, req.GetFile())
 	if err != nil {
-		return nil, sn.fault(asked, err)
+		return nil, err
 	}
 	return sn.info(n), nil
 }
@@ -41,7 +36,13 @@ type page struct {
 }
 
 func newPage(marker *pfspb.File, number int64, reverse bool) (page, error) {
-	p := page{after: marker.GetPath(), number: number, reverse: reverse}
+	p := page{number: number, reverse: reverse}
+	if at := marker.GetPath(); at != "" {
+		p.after = cleanFile(at)
+		if strings.HasSuffix(at, "/") {
+			p.after = cleanDir(at)
+		}
+	}
 	switch {
 	case number < 0:
 		return p, invalidRequest("number must not be negative")
@@ -120,7 +121,7 @@ func (s *Service) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreami
 		return err
 	}
 	if len(files) > 0 {
-		n, err := sn.view.Stat(ctx, asked)
+		n, err := sn.view.Stat(ctx, asked, "")
 		if err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func (s *Service) WalkFile(req *pfspb.WalkFileRequest, stream grpc.ServerStreami
 	if root == "/" {
 		return p.send(sn, sn.view.Walk(ctx, root), stream.Send)
 	}
-	n, err := sn.view.Stat(ctx, root)
+	n, err := sn.view.Stat(ctx, root, "")
 	if err != nil {
 		return sn.fault(asked, err)
 	}
@@ -246,7 +247,7 @@ func (sn *snapshot) below(ctx context.Context, asked string) iter.Seq2[*relative
 			return
 		}
 		root := cleanFile(asked)
-		n, err := sn.view.Stat(ctx, root)
+		n, err := sn.view.Stat(ctx, root, "")
 		var nf *fileset.NotFoundError
 		if errors.As(err, &nf) {
 			return

@@ -73,8 +73,13 @@ func (s *Service) modify(stream modifyStream, c *pfspb.Commit, attach func([]*fi
 	return attach(layers)
 }
 
+// operations is a stream of changes to files.
+type operations interface {
+	Recv() (*pfspb.ModifyFileRequest, error)
+}
+
 // collect applies the messages of a stream to w until the client half-closes.
-func (s *Service) collect(ctx context.Context, stream modifyStream, w *fileset.Writer) error {
+func (s *Service) collect(ctx context.Context, stream operations, w *fileset.Writer) error {
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -85,7 +90,7 @@ func (s *Service) collect(ctx context.Context, stream modifyStream, w *fileset.W
 		}
 		switch body := m.GetBody().(type) {
 		case *pfspb.ModifyFileRequest_AddFile:
-			err = addFile(w, body.AddFile)
+			err = s.addFile(ctx, w, body.AddFile)
 		case *pfspb.ModifyFileRequest_DeleteFile:
 			err = deleteFile(w, body.DeleteFile)
 		case *pfspb.ModifyFileRequest_CopyFile:
@@ -101,16 +106,16 @@ func (s *Service) collect(ctx context.Context, stream modifyStream, w *fileset.W
 	}
 }
 
-func addFile(w *fileset.Writer, add *pfspb.AddFile) error {
+func (s *Service) addFile(ctx context.Context, w *fileset.Writer, add *pfspb.AddFile) error {
 	if add == nil {
 		return &InvalidRequestError{Stream: true, Why: "add_file must not be empty"}
+	}
+	if src := add.GetUrl(); src != nil {
+		return s.addURL(ctx, w, add.GetPath(), datumOf(add.GetDatum()), src)
 	}
 	p, err := writePath(add.GetPath())
 	if err != nil {
 		return err
-	}
-	if add.GetUrl() != nil {
-		return unsupported("adding files from a URL is")
 	}
 	return w.Append(p, datumOf(add.GetDatum()), add.GetRaw().GetValue())
 }
@@ -204,7 +209,7 @@ func (tx *Txn) target(c *pfspb.Commit) (*target, error) {
 		return nil, errors.New("commit must have a repo")
 	}
 	if repo.Name == fileSetsRepo {
-		return nil, unsupported("writing to file sets is")
+		return nil, errors.New("a file set cannot be written to: make another one with CreateFileSet and put it on top with ComposeFileSet")
 	}
 	name := c.GetBranch().GetName()
 	if id := c.GetId(); name == "" && !IsCommitID(id) && !strings.ContainsAny(id, ancestryRunes) {
@@ -271,19 +276,12 @@ func (s *Service) appendOpen(ctx context.Context, c *pfspb.Commit, layers []*fil
 		if err != nil {
 			return err
 		}
-		if state(rec.Info) >= pfspb.CommitState_FINISHING {
-			return &CommitFinishedError{Commit: c}
-		}
-		for _, l := range layers {
-			rec.Layers = append(rec.Layers, l.Ref)
-			rec.Info.SizeBytesUpperBound += l.Content
-		}
-		rec.OwnLayers += uint32(len(layers))
-		own = int(rec.OwnLayers)
 		if err := tx.putLayers(layers); err != nil {
 			return err
 		}
-		return tx.putCommit(rec)
+		refs, size := refsOf(layers)
+		own, err = tx.appendLayers(rec, refs, size)
+		return err
 	})
 	if err != nil {
 		return err
@@ -292,6 +290,18 @@ func (s *Service) appendOpen(ctx context.Context, c *pfspb.Commit, layers []*fil
 		return s.foldOpen(ctx, c)
 	}
 	return nil
+}
+
+// appendLayers puts layers with so many bytes of content on top of a commit, which
+// must be open, and tells how many of its layers are its own then.
+func (tx *Txn) appendLayers(rec *recordpb.CommitRecord, refs []*recordpb.LayerRef, size int64) (own int, err error) {
+	if state(rec.Info) >= pfspb.CommitState_FINISHING {
+		return 0, &CommitFinishedError{Commit: rec.Info.Commit}
+	}
+	rec.Layers = append(rec.Layers, refs...)
+	rec.OwnLayers += uint32(len(refs))
+	rec.Info.SizeBytesUpperBound += size
+	return int(rec.OwnLayers), tx.putCommit(rec)
 }
 
 // foldOpen folds the layers that streams gave to an open commit into one.
@@ -319,7 +329,10 @@ func (s *Service) foldOpen(ctx context.Context, c *pfspb.Commit) error {
 		if err != nil {
 			return err
 		}
-		if state(now.Info) != pfspb.CommitState_STARTED || !replaceRun(now, rec.Layers[lo:hi], folded) {
+		// The run is looked for where the own layers begin: a file set may have put
+		// layers of the base among them.
+		first := len(now.Layers) - int(now.OwnLayers)
+		if state(now.Info) != pfspb.CommitState_STARTED || !replaceRun(now, first, rec.Layers[lo:hi], folded) {
 			return nil // finished, cleared or folded meanwhile
 		}
 		now.OwnLayers -= uint32(hi - lo)

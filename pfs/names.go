@@ -50,6 +50,7 @@ const (
 	clockPrefix     = "pfs/clock/"
 	fileSetPrefix   = "pfs/fileset/"
 	cachePrefix     = "pfs/cache/"
+	cachedPrefix    = "pfs/cached/"
 
 	pipelinePrefix        = "pps/pipeline/"         // of package pps; only looked at for existence
 	projectDefaultsPrefix = "pps/defaults/project/" // of package pps
@@ -211,6 +212,9 @@ func parseFinishingKey(key string) (repo *pfspb.Repo, order string, ok bool) {
 	repo = parseRepoKey(key[:i])
 	return repo, key[i+1:], repo != nil
 }
+
+// cachedKey says that a cache entry holds a file set.
+func cachedKey(fileSet, entry string) string { return cachedPrefix + fileSet + "/" + entry }
 
 func garbageKey(repo *pfspb.Repo) string { return garbagePrefix + repoKey(repo) }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -30,8 +31,8 @@ type snapshot struct {
 // snapshot opens a commit. It waits for one that is FINISHING; an open one is
 // read as it is now.
 func (s *Service) snapshot(ctx context.Context, c *pfspb.Commit) (*snapshot, error) {
-	if NormalizeRepo(commitRepo(c)).GetName() == fileSetsRepo {
-		return nil, unsupported("reading file sets is")
+	if repo := NormalizeRepo(commitRepo(c)); repo.GetName() == fileSetsRepo {
+		return s.fileSetSnapshot(ctx, &pfspb.Commit{Repo: repo, Id: commitText(c)})
 	}
 	for {
 		var snap *snapshot
@@ -65,6 +66,20 @@ func (s *Service) snapshot(ctx context.Context, c *pfspb.Commit) (*snapshot, err
 	}
 }
 
+// fileSetSnapshot opens a file set, given as a commit of the repo of all file sets.
+func (s *Service) fileSetSnapshot(ctx context.Context, c *pfspb.Commit) (*snapshot, error) {
+	var fs *recordpb.FileSetRecord
+	err := s.View(ctx, func(tx *Txn) (err error) {
+		fs, err = tx.fileSet(c.Id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	rec := &recordpb.CommitRecord{Info: &pfspb.CommitInfo{Commit: c}, Layers: fs.Layers}
+	return &snapshot{rec: rec, view: s.files.Open(fs.Layers)}, nil
+}
+
 // fault adds the commit to what fileset says of a path.
 func (sn *snapshot) fault(asked string, err error) error {
 	var nf *fileset.NotFoundError
@@ -80,6 +95,14 @@ func (sn *snapshot) deleted(ctx context.Context, s *Service, err error) error {
 	var layer *LayerNotFoundError
 	var object *fileset.CorruptError // its object is gone
 	if !errors.As(err, &layer) && !errors.As(err, &object) && !errors.Is(err, chunk.ErrNotFound) {
+		return err
+	}
+	c := sn.rec.Info.Commit
+	if c.Repo.Name == fileSetsRepo {
+		var expired *FileSetNotFoundError
+		if _, verr := s.fileSetSnapshot(ctx, c); errors.As(verr, &expired) {
+			return expired
+		}
 		return err
 	}
 	there := false
@@ -126,11 +149,12 @@ func (sn *snapshot) match(ctx context.Context, pattern string, deep bool, fn fun
 	if err != nil {
 		return err
 	}
-	// Nothing outside of the directory of the literal prefix can match.
-	root := g.Prefix()
-	root = root[:strings.LastIndexByte(root, '/')+1]
+	nodes, err := sn.candidates(ctx, g, deep)
+	if err != nil {
+		return err
+	}
 	inside := ""
-	for n, err := range sn.view.Walk(ctx, cleanDir(root)) {
+	for n, err := range nodes {
 		if err != nil {
 			return err
 		}
@@ -151,12 +175,31 @@ func (sn *snapshot) match(ctx context.Context, pattern string, deep bool, fn fun
 	return nil
 }
 
+// candidates yields the nodes that a glob could match. When it can match one path
+// alone, the rest of the commit is not looked at.
+func (sn *snapshot) candidates(ctx context.Context, g *glob.Glob, deep bool) (iter.Seq2[*fileset.Node, error], error) {
+	if !g.Exact() {
+		// Nothing outside of the directory of the literal prefix can match.
+		dir := g.Prefix()
+		return sn.view.Walk(ctx, dir[:strings.LastIndexByte(dir, '/')+1]), nil
+	}
+	n, err := sn.view.Stat(ctx, g.Prefix(), "")
+	var nf *fileset.NotFoundError
+	if errors.As(err, &nf) {
+		return func(func(*fileset.Node, error) bool) {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if n.Dir && deep {
+		return sn.view.Walk(ctx, n.Path), nil
+	}
+	return func(yield func(*fileset.Node, error) bool) { yield(n, nil) }, nil
+}
+
 // GetFile implements pfs_v2.API.
 func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreamingServer[wrapperspb.BytesValue]) error {
 	ctx := stream.Context()
-	if req.GetURL() != "" {
-		return unsupported("writing files to a URL is")
-	}
 	if req.GetOffset() < 0 {
 		return invalidRequest("the offset must not be negative")
 	}
@@ -164,12 +207,24 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 	if err != nil {
 		return err
 	}
-	node, err := sn.one(ctx, req.GetFile().GetPath())
+	node, err := sn.one(ctx, req.GetFile())
 	if err != nil {
 		return err
 	}
 	if node.Dir {
 		return errors.New("cannot get directory or non-regular file. Use GetFileTAR instead")
+	}
+	if req.GetURL() != "" {
+		if req.GetOffset() != 0 {
+			return invalidRequest("a file is written to a URL as a whole, without an offset")
+		}
+		out, err := s.newExport(ctx, req.GetURL())
+		if err != nil {
+			return err
+		}
+		out.put("", node.File)
+		_, err = out.finish()
+		return sn.deleted(ctx, s, err)
 	}
 	return sn.deleted(ctx, s, node.File.Stream(ctx, req.GetOffset(), func(b []byte) error {
 		for len(b) > 0 {
@@ -184,10 +239,10 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 }
 
 // one finds the only node that a path or glob matches.
-func (sn *snapshot) one(ctx context.Context, asked string) (*fileset.Node, error) {
+func (sn *snapshot) one(ctx context.Context, f *pfspb.File) (*fileset.Node, error) {
+	asked := f.GetPath()
 	if !strings.ContainsAny(asked, globRunes) {
-		n, err := sn.view.Stat(ctx, cleanFile(asked))
-		return n, sn.fault(asked, err)
+		return sn.stat(ctx, f)
 	}
 	var found *fileset.Node
 	err := sn.match(ctx, asked, false, func(n *fileset.Node) (bool, error) {
@@ -203,42 +258,70 @@ func (sn *snapshot) one(ctx context.Context, asked string) (*fileset.Node, error
 	return found, err
 }
 
+// stat finds the file or directory at a path. Of several datums' files, which an
+// open commit may have, it finds that of the datum asked for.
+func (sn *snapshot) stat(ctx context.Context, f *pfspb.File) (*fileset.Node, error) {
+	n, err := sn.view.Stat(ctx, cleanFile(f.GetPath()), f.GetDatum())
+	return n, sn.fault(f.GetPath(), err)
+}
+
 // inRange tells whether a path lies in a range, nil being everything.
 func inRange(p string, r *pfspb.PathRange) bool {
 	return (r.GetLower() == "" || p >= r.GetLower()) && (r.GetUpper() == "" || p < r.GetUpper())
 }
 
-// GetFileTAR implements pfs_v2.API.
+// GetFileTAR implements pfs_v2.API. With a URL the files are written below it, each
+// an object of its own.
 func (s *Service) GetFileTAR(req *pfspb.GetFileRequest, stream grpc.ServerStreamingServer[wrapperspb.BytesValue]) error {
 	ctx := stream.Context()
-	if req.GetURL() != "" {
-		return unsupported("writing files to a URL is")
-	}
 	sn, err := s.openFile(ctx, req.GetFile())
 	if err != nil {
 		return err
 	}
-	out := &pieceWriter{send: func(b []byte) error { return stream.Send(wrapperspb.Bytes(b)) }}
-	tw := tar.NewWriter(out)
-	found := false
-	asked := req.GetFile().GetPath()
-	err = sn.match(ctx, asked, true, func(n *fileset.Node) (bool, error) {
-		if !inRange(n.Path, req.GetPathRange()) {
-			return true, nil
+	if req.GetURL() != "" {
+		out, err := s.newExport(ctx, req.GetURL())
+		if err != nil {
+			return err
 		}
-		found = true
-		return true, writeTAR(ctx, tw, n)
-	})
-	if err != nil {
+		err = sn.selected(ctx, req, func(n *fileset.Node) error {
+			if !n.Dir {
+				out.put(n.Path, n.File)
+			}
+			return out.ctx.Err()
+		})
+		if err != nil {
+			out.fail(err)
+		}
+		_, err = out.finish()
 		return sn.deleted(ctx, s, err)
 	}
-	if !found && req.GetPathRange() == nil {
-		return &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}
+	out := &pieceWriter{send: func(b []byte) error { return stream.Send(wrapperspb.Bytes(b)) }}
+	tw := tar.NewWriter(out)
+	if err := sn.selected(ctx, req, func(n *fileset.Node) error { return writeTAR(ctx, tw, n) }); err != nil {
+		return sn.deleted(ctx, s, err)
 	}
 	if err := tw.Close(); err != nil {
 		return fmt.Errorf("tar: %w", err)
 	}
 	return out.flush()
+}
+
+// selected calls fn with what the glob and the range of a request select. Without
+// a range, nothing is *FileNotFoundError.
+func (sn *snapshot) selected(ctx context.Context, req *pfspb.GetFileRequest, fn func(*fileset.Node) error) error {
+	asked := req.GetFile().GetPath()
+	found := false
+	err := sn.match(ctx, asked, true, func(n *fileset.Node) (bool, error) {
+		if !inRange(n.Path, req.GetPathRange()) {
+			return true, nil
+		}
+		found = true
+		return true, fn(n)
+	})
+	if err == nil && !found && req.GetPathRange() == nil {
+		err = &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}
+	}
+	return err
 }
 
 // writeTAR adds one entry: mode and time zero, the name the absolute path.

@@ -21,6 +21,7 @@ import (
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
 	"github.com/minipachd/minipachd/pfs/gc"
+	"github.com/minipachd/minipachd/pfs/remote"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -38,6 +39,8 @@ type Config struct {
 	Room func() error
 	// Idempotency says how long clients' keys are remembered.
 	Idempotency Idempotency
+	// URLs says which URLs files may be taken from and written to; none if it is zero.
+	URLs remote.Policy
 	// Chunks and Files tune the storage below; their zero values are the defaults.
 	Chunks chunk.Options
 	Files  fileset.Options
@@ -54,6 +57,7 @@ type Service struct {
 	bucket chunk.Bucket
 	chunks *chunk.Store
 	files  *fileset.Storage
+	remote *remote.Client
 	log    *zap.Logger
 	clock  Clock
 	room   func() error
@@ -108,6 +112,10 @@ func New(cfg Config) (*Service, error) {
 		idem:     cfg.Idempotency.withDefaults(),
 	}
 	s.chunks = chunk.NewStore(cfg.Bucket, cfg.Chunks)
+	var err error
+	if s.remote, err = remote.New(cfg.URLs); err != nil {
+		return nil, err
+	}
 	s.compactor = newCompactor()
 	s.fileSets = store.NewCollection[*recordpb.FileSetRecord](fileSetPrefix)
 	s.cached = store.NewCollection[*recordpb.CacheRecord](cachePrefix)
@@ -134,8 +142,8 @@ func (s *Service) Init(ctx context.Context) error {
 }
 
 // Run does the work in the background until ctx ends: it finishes commits, folds
-// layers, sweeps what deleted repos leave, fires triggers by the clock and
-// collects garbage. Writers of more than a few KiB wait until it runs. It calls
+// layers, sweeps what deleted repos leave, fires triggers by the clock,
+// collects garbage and removes file sets whose time is up. Writers of more than a few KiB wait until it runs. It calls
 // Init first and returns nil after ctx has ended.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.Init(ctx); err != nil {
@@ -148,6 +156,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.runSweeper(ctx) })
 	g.Go(func() error { return s.runClock(ctx) })
 	g.Go(func() error { return s.garbage.Run(ctx) })
+	g.Go(func() error { return s.runExpiry(ctx) })
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/minipachd/minipachd/pfs"
+	"github.com/minipachd/minipachd/pfs/remote"
 	"github.com/minipachd/minipachd/store/disk"
 )
 
@@ -47,6 +48,9 @@ type Config struct {
 	// GCGrace is how long readers may go on with a commit after it was deleted;
 	// negative for not at all.
 	GCGrace time.Duration
+	// URLs says which URLs files may be taken from and written to. Nil schemes mean
+	// all but file.
+	URLs remote.Policy
 	// Logger gets the daemon's log; nil discards it.
 	Logger *zap.Logger
 }
@@ -104,6 +108,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.GCGrace == 0 {
 		c.GCGrace = DefaultGCGrace
+	}
+	if c.URLs.Schemes == nil {
+		c.URLs.Schemes = remote.Schemes()
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()

@@ -48,6 +48,8 @@ func TestStart_Refusals(t *testing.T) {
 		{"directory in use", inUse, "is in use by another pachd (process ", nil},
 		{"unknown bucket", t.TempDir(), "bucket ftp://x", []string{"--bucket", "ftp://x"}},
 		{"unknown runtime", t.TempDir(), `runtime "vm" is not supported`, []string{"--runtime", "vm"}},
+		{"unknown URL scheme", t.TempDir(), `URL scheme "ftp" is not supported, only http, https, s3, gs, azblob are`, []string{"--url-sources", "https,ftp"}},
+		{"missing directory of URLs", t.TempDir(), `directory of file URLs`, []string{"--url-file-root", "/does/not/exist"}},
 		{"bad log level", t.TempDir(), `log level "loud"`, []string{"--log-level", "loud"}},
 		{"an argument", t.TempDir(), `there is no argument "create"`, []string{"create", "pipeline"}},
 		{"unknown flag", t.TempDir(), "unknown flag: --nope; pachd --help explains every flag", []string{"--nope"}},

@@ -95,7 +95,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	if s.pfs, err = pfs.New(pfs.Config{
 		Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs"),
-		Room: s.store.Room, GC: cfg.gc(), Idempotency: cfg.Idempotency,
+		Room: s.store.Room, GC: cfg.gc(), URLs: cfg.URLs, Idempotency: cfg.Idempotency,
 	}); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
 	}

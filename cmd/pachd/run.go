@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/term"
 
+	"github.com/minipachd/minipachd/pfs/remote"
 	"github.com/minipachd/minipachd/server"
 	"github.com/minipachd/minipachd/store/disk"
 )
@@ -38,7 +39,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // command declares every flag; each has an environment variable of the same
 // name, PACHD_ in front, upper case, dashes as underscores.
 func command(stdout, stderr io.Writer) *cobra.Command {
-	cfg := server.Config{DiskReserve: disk.DefaultReserve}
+	cfg := server.Config{DiskReserve: disk.DefaultReserve, URLs: remote.Policy{MaxBytes: remote.DefaultMaxBytes}}
 	var logLevel string
 	cmd := &cobra.Command{
 		Use:   "pachd",
@@ -97,6 +98,11 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
 	f.DurationVar(&cfg.GCInterval, "gc-interval", server.DefaultGCInterval, "time between two collections of garbage in the bucket and in etcd; 0 for none")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", server.DefaultGCGrace, "time that readers may go on with a commit after it was deleted")
+	f.StringSliceVar(&cfg.URLs.Schemes, "url-sources", remote.Schemes(), "schemes of URLs that files may be taken from and written to; empty for none")
+	f.BoolVar(&cfg.URLs.AllowPrivate, "url-allow-private", false, "let such URLs lead to addresses that are not public: loopback, link-local, private networks")
+	f.StringVar(&cfg.URLs.FileRoot, "url-file-root", "", "directory of this machine that file:// URLs may read and write (default: none)")
+	f.DurationVar(&cfg.URLs.Timeout, "url-timeout", remote.DefaultTimeout, "time that taking from, or writing to, one URL may last")
+	f.Var(&byteSize{&cfg.URLs.MaxBytes}, "url-max-bytes", "bytes that may be taken from one URL")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "host:port of etcd members to use instead of the embedded etcd")
 	f.StringVar(&cfg.EtcdUsername, "etcd-username", "", "user at --etcd-endpoints")
 	f.StringVar(&cfg.EtcdPassword, "etcd-password", "", "password of --etcd-username; better given as PACHD_ETCD_PASSWORD")

@@ -126,7 +126,7 @@ func check(t *rapid.T, s *Storage, stack []*recordpb.LayerRef, want model) {
 		if n.Dir && n.Size != dirs[n.Path] {
 			t.Fatalf("directory %s has %d bytes, want %d", n.Path, n.Size, dirs[n.Path])
 		}
-		if st, err := v.Stat(ctx, n.Path); err != nil || st.Size != n.Size || !bytes.Equal(st.Hash, n.Hash) {
+		if st, err := v.Stat(ctx, n.Path, ""); err != nil || st.Size != n.Size || !bytes.Equal(st.Hash, n.Hash) {
 			t.Fatalf("stat of %s: %v, %v; walk has %v", n.Path, st, err, n)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"iter"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -227,12 +228,20 @@ func (v *View) Children(ctx context.Context, dir string) iter.Seq2[*Node, error]
 }
 
 // Stat returns the file at a path, or the directory: "/d" and "/d/" both find
-// one. Nothing there gives *NotFoundError; a root without files is nothing.
-func (v *View) Stat(ctx context.Context, path string) (*Node, error) {
+// one. Nothing there gives *NotFoundError; a root without files is nothing. A datum
+// that is not empty selects its file among those at the path, which otherwise must
+// not be several.
+func (v *View) Stat(ctx context.Context, path, datum string) (*Node, error) {
 	if !strings.HasSuffix(path, "/") {
 		files, err := v.Lookup(ctx, path)
 		if err != nil {
 			return nil, err
+		}
+		if datum != "" && len(files) > 0 {
+			files = slices.DeleteFunc(files, func(f *File) bool { return f.Datum != datum })
+			if len(files) == 0 {
+				return nil, &NotFoundError{Path: path}
+			}
 		}
 		if len(files) > 1 {
 			return nil, &DuplicatePathError{Path: path, First: files[0].Datum, Second: files[1].Datum}
