@@ -38,8 +38,8 @@ wire: ## check proto/ against the wire contract beside this checkout
 bench: ## measure, each figure beside its floor (see docs/performance.md)
 	go run ./bench
 
-soak: ## kill -9 the daemon again and again and check every guarantee
-	go test ./server -run Kill -count 1 -v -kill.rounds 100 -timeout 60m
+soak: ## kill, stop and freeze daemons again and again and check every guarantee
+	go test ./server -run 'Kill|Share' -count 1 -v -kill.rounds 100 -share.rounds 60 -timeout 180m
 
 soak-gc: ## collect garbage under load and kill -9 for 10 minutes
 	go test ./server -run GCSoak -count 1 -v -gc.soak 10m -timeout 30m

@@ -212,7 +212,7 @@ func (tx *Txn) finish(rec *recordpb.CommitRecord, description, errText string) e
 	if description != "" {
 		rec.Info.Description = description
 	}
-	rec.Info.Error = errText
+	rec.Info.Error, rec.Writer = errText, ""
 	rec.Info.Finishing = stamp(time.Unix(0, max(tx.Now().UnixNano(), orderTime(rec.Order))))
 	if rec.OwnLayers == 0 {
 		base, err := tx.base(rec, nil)
@@ -277,6 +277,12 @@ func (tx *Txn) StartCommit(branch *pfspb.Branch, parent *pfspb.Commit, descripti
 	rec, err := tx.startCommit(branch, prec, description)
 	if err != nil {
 		return nil, err
+	}
+	if w := writerOf(tx.Context()); w != nil {
+		rec.Writer = w.ID
+		if err := tx.putCommit(rec); err != nil {
+			return nil, err
+		}
 	}
 	return stripCommit(rec.Info.Commit), nil
 }

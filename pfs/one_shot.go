@@ -116,9 +116,11 @@ func (e *halfDoneError) Unwrap() error { return e.err }
 // commitGroup makes the commits of a group in one transaction and tells each
 // member what became of it. What is wrong with one does not touch the others.
 func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group []*oneShot) {
-	ctx, cancel := context.WithTimeout(ctx, groupTimeout)
+	// Each member answers for its own right to write, the leader not for all.
+	ctx, cancel := context.WithTimeout(WithWriter(ctx, nil), groupTimeout)
 	defer cancel()
 	errs := make([]error, len(group))
+	ended := make([]bool, len(group)) // no longer allowed to write
 	var err error
 	for {
 		var depth int
@@ -128,6 +130,9 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 				return err
 			}
 			for i, o := range group {
+				if ended[i] {
+					continue
+				}
 				if errs[i] = o.ctx.Err(); errs[i] != nil {
 					continue // its client is gone: nobody waits for the commit
 				}
@@ -147,6 +152,7 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 					return store.ErrLeaseLost
 				}
 				if errs[i] = err; err == nil {
+					guard(tx.Txn, writerOf(o.ctx))
 					known = append(known, made...)
 					depth = len(rec.Layers)
 					if err := tx.remember(o.once, rec); err != nil {
@@ -162,6 +168,15 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 			if err == nil || removed(err) {
 				continue
 			}
+		}
+		refused := false
+		for i, o := range group {
+			if why := o.refused(err); why != nil {
+				errs[i], ended[i], refused = why, true, true
+			}
+		}
+		if refused {
+			continue // with the others
 		}
 		if err == nil && depth > maxStack {
 			// The compactor is behind: these writers, and those behind them, wait for it.

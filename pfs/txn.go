@@ -40,12 +40,14 @@ func (s *Service) newTxn(tx *store.Txn) *Txn {
 // Update runs fn in one transaction and, at its end, makes the commits that
 // follow downstream from the branches that fn changed. fn runs again when the
 // transaction conflicts with another, so it must have no effect but on its Txn.
+// The Writer of ctx, if it has one, must be allowed to write as it commits.
 func (s *Service) Update(ctx context.Context, fn func(tx *Txn) error) error {
 	for {
 		var tx *Txn
 		sent := false
 		_, err := s.store.Update(ctx, func(stx *store.Txn) error {
 			tx, sent = s.newTxn(stx), false
+			guard(stx, writerOf(ctx))
 			if err := fn(tx); err != nil {
 				return err
 			}
@@ -53,6 +55,13 @@ func (s *Service) Update(ctx context.Context, fn func(tx *Txn) error) error {
 			sent = err == nil
 			return err
 		})
+		var ended *writerEndedError
+		if errors.As(err, &ended) { // nothing has taken effect
+			if ended.writer == writerOf(ctx) {
+				return ended.err
+			}
+			return err
+		}
 		if again, werr := tx.settle(ctx, sent, err); again {
 			continue
 		} else if werr != nil {

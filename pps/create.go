@@ -293,10 +293,13 @@ func connectBranch(tx *pfs.Txn, p *ppspb.Pipeline, branch *pfspb.Branch) error {
 	return tx.FinishCommit(info.GetHead(), "close spout commit", "", false)
 }
 
-// closeHead finishes, with an error, a commit that was left open on a branch,
-// such as by a worker that was stopped. Its half-written content is not passed
-// on; left open it would never be finished, nor what comes after it.
+// closeHead drops a commit that a worker left open on a branch, and finishes, with an
+// error, one that anybody else did. Its half-written content is not passed on; left
+// open it would never be finished, nor what comes after it.
 func closeHead(tx *pfs.Txn, p *ppspb.Pipeline, branch *pfspb.Branch) error {
+	if err := tx.DropOpenHead(branch); err != nil {
+		return err
+	}
 	info, err := tx.InspectBranch(branch)
 	var missing *pfs.BranchNotFoundError
 	if errors.As(err, &missing) {
@@ -326,7 +329,7 @@ func (s *Service) retire(tx *pfs.Txn, old *recordpb.PipelineRecord) error {
 	}
 	last := proto.CloneOf(old)
 	mergeStatus(last, status)
-	last.Info.Details.WorkersAvailable, last.Info.Details.WorkersStartedAt = 0, nil
+	last.Info.Details.WorkersAvailable, last.Info.Details.WorkersStartedAt, last.Info.Details.NextStart = 0, nil, nil
 	return s.versions.Put(tx.Txn, versionKey(old.Info.Pipeline, old.Info.Version), last.Info)
 }
 

@@ -48,7 +48,7 @@ func (s *Service) InspectPipeline(ctx context.Context, req *ppspb.InspectPipelin
 			}
 			mergeStatus(rec, observed)
 			info = rec.Info
-			return nil
+			return lastCommits(tx, []*recordpb.PipelineRecord{rec})
 		}
 		if back >= rec.Info.Version {
 			return fmt.Errorf("pipeline %q has only %d versions, not enough to find ancestor %d", name, rec.Info.Version, back)
@@ -102,15 +102,18 @@ func mergeStatus(rec *recordpb.PipelineRecord, observed *recordpb.PipelineStatus
 		info.Details = &ppspb.PipelineInfo_Details{}
 	}
 	info.Details.WorkersRequested = int64(info.Parallelism)
+	info.Details.WorkersAvailable = observed.GetWorkersAvailable() // also those of a version that is ending
 	if observed == nil || observed.Generation != rec.Generation {
 		return
 	}
 	info.State, info.Reason = observed.State, observed.Reason
 	info.Details.Reason = observed.Reason
 	info.Details.RecentError = observed.RecentError
-	info.Details.WorkersAvailable = observed.WorkersAvailable
 	info.Details.WorkersStartedAt = observed.WorkersStartedAt
 	info.Details.Warnings = observed.Warnings
+	info.Details.Restarts = observed.Restarts
+	info.Details.LastExit = observed.LastExit
+	info.Details.NextStart = observed.NextStart
 }
 
 // listQuery selects pipelines; its zero value means all of them.
@@ -123,16 +126,16 @@ type listQuery struct {
 // status, the newest-created pipeline first.
 func (s *Service) load(ctx context.Context, q listQuery) ([]*recordpb.PipelineRecord, error) {
 	var records []*recordpb.PipelineRecord
-	err := s.store.View(ctx, func(tx *store.Txn) error {
+	err := s.pfs.View(ctx, func(tx *pfs.Txn) error {
 		records = nil
 		statuses := map[string]*recordpb.PipelineStatus{}
-		for item, err := range s.statuses.Scan(tx, "", store.ScanOptions{}) {
+		for item, err := range s.statuses.Scan(tx.Txn, "", store.ScanOptions{}) {
 			if err != nil {
 				return err
 			}
 			statuses[item.Key] = item.Value
 		}
-		for item, err := range s.pipelines.Scan(tx, "", store.ScanOptions{}) {
+		for item, err := range s.pipelines.Scan(tx.Txn, "", store.ScanOptions{}) {
 			if err != nil {
 				return err
 			}
@@ -144,7 +147,7 @@ func (s *Service) load(ctx context.Context, q listQuery) ([]*recordpb.PipelineRe
 			mergeStatus(rec, statuses[k])
 			records = append(records, rec)
 		}
-		return nil
+		return lastCommits(tx, records)
 	})
 	slices.SortStableFunc(records, func(a, b *recordpb.PipelineRecord) int {
 		x, y := a.Info.Details.GetCreatedAt().AsTime(), b.Info.Details.GetCreatedAt().AsTime()

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/minipachd/minipachd/pfs"
+	"github.com/minipachd/minipachd/pps/fence"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -139,6 +140,7 @@ func (s *Service) delete(ctx context.Context, p *ppspb.Pipeline, force, keepRepo
 		s.pipelines.Delete(tx.Txn, key(p))
 		s.statuses.Delete(tx.Txn, key(p))
 		s.versions.DeletePrefix(tx.Txn, key(p)+"/")
+		fence.ExpelAll(tx.Txn, key(p)) // whatever still runs writes to a kept repo no more
 		movePort(tx, p, rec.Info.GetDetails().GetSpout(), nil)
 		if !rec.Info.Stopped {
 			if err := disconnectBranch(tx, outputBranch(rec.Info)); err != nil {

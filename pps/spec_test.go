@@ -130,11 +130,13 @@ func TestParseAncestry(t *testing.T) {
 	}
 }
 
+// Of another generation only the workers count: those still live.
 func TestMergeStatus_OnlyOfTheSameGeneration(t *testing.T) {
 	rec := &recordpb.PipelineRecord{Generation: 7, Info: &ppspb.PipelineInfo{Parallelism: 2, State: ppspb.PipelineState_PIPELINE_STARTING}}
 	st := &recordpb.PipelineStatus{Generation: 6, State: ppspb.PipelineState_PIPELINE_CRASHING, Reason: "r", RecentError: "e", WorkersAvailable: 1}
 	mergeStatus(rec, st)
-	if rec.Info.State != ppspb.PipelineState_PIPELINE_STARTING || rec.Info.Details.WorkersAvailable != 0 || rec.Info.Details.WorkersRequested != 2 {
+	if rec.Info.State != ppspb.PipelineState_PIPELINE_STARTING || rec.Info.Details.RecentError != "" ||
+		rec.Info.Details.WorkersAvailable != 1 || rec.Info.Details.WorkersRequested != 2 {
 		t.Errorf("old status was taken: %v", rec.Info)
 	}
 	st.Generation = 7

@@ -28,7 +28,7 @@ var (
 // stored. Clients match the texts; the first check that fails wins.
 func validate(req *ppspb.CreatePipelineRequest) error {
 	for _, check := range []func(*ppspb.CreatePipelineRequest) error{
-		validateName, validateTransform, validateSpout, validateInput, validateService, validateWorker, validateResources, validateSecrets, validateLimits,
+		validateName, validateTransform, validateSpout, validateInput, validateService, validateKeeping, validateWorker, validateResources, validateSecrets, validateLimits,
 	} {
 		if err := check(req); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -51,6 +52,11 @@ type Config struct {
 	// URLs says which URLs files may be taken from and written to. Nil schemes mean
 	// all but file.
 	URLs remote.Policy
+	// InitialBackoff, MaxBackoff and ResetAfter are the pauses between starts of a
+	// worker, and how long it must be up for them to begin anew.
+	InitialBackoff, MaxBackoff, ResetAfter time.Duration
+	// LeaseTTL is how long after a daemon's death others run its spouts.
+	LeaseTTL time.Duration
 	// Logger gets the daemon's log; nil discards it.
 	Logger *zap.Logger
 }
@@ -62,8 +68,12 @@ const (
 	DefaultRuntime = "process"
 	DefaultGrace   = 30 * time.Second
 
-	DefaultGCInterval = time.Hour
-	DefaultGCGrace    = 10 * time.Minute
+	DefaultGCInterval     = time.Hour
+	DefaultGCGrace        = 10 * time.Minute
+	DefaultInitialBackoff = time.Second
+	DefaultMaxBackoff     = 5 * time.Minute
+	DefaultResetAfter     = 10 * time.Minute
+	DefaultLeaseTTL       = 10 * time.Second
 )
 
 // Defaults of Config.Idempotency.
@@ -111,6 +121,24 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.URLs.Schemes == nil {
 		c.URLs.Schemes = remote.Schemes()
+	}
+	for _, d := range []struct {
+		flag             string
+		value            *time.Duration
+		otherwise, least time.Duration
+	}{
+		{"initial-backoff", &c.InitialBackoff, DefaultInitialBackoff, 10 * time.Millisecond},
+		{"max-backoff", &c.MaxBackoff, DefaultMaxBackoff, 10 * time.Millisecond},
+		{"backoff-reset", &c.ResetAfter, DefaultResetAfter, 10 * time.Millisecond},
+		{"lease-ttl", &c.LeaseTTL, DefaultLeaseTTL, 2 * time.Second},
+	} {
+		*d.value = cmp.Or(*d.value, d.otherwise)
+		if *d.value < d.least {
+			return c, fmt.Errorf("--%s is %v; want at least %v", d.flag, *d.value, d.least)
+		}
+	}
+	if c.MaxBackoff < c.InitialBackoff {
+		return c, fmt.Errorf("--max-backoff (%v) is shorter than --initial-backoff (%v)", c.MaxBackoff, c.InitialBackoff)
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()

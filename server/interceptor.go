@@ -31,13 +31,13 @@ type guard struct {
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() { g.finish(ctx, info.FullMethod, start, recover(), &err) }()
-	return next(ctx, req)
+	return next(identify(ctx), req)
 }
 
 func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	start := time.Now()
 	defer func() { g.finish(ss.Context(), info.FullMethod, start, recover(), &err) }()
-	return next(srv, ss)
+	return next(srv, &identified{ServerStream: ss, ctx: identify(ss.Context())})
 }
 
 // finish gives the request its final status and its log line.

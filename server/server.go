@@ -116,7 +116,8 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	s.sched = scheduler.New(scheduler.Config{
 		Store: s.store, Runtime: s.runtime, Logs: s.logs, Logger: s.log.Named("scheduler"),
-		Address: s.dialAddr(), DataDir: s.dir.path, Grace: cfg.Grace, Secrets: kept,
+		Address: s.dialAddr(), DataDir: s.dir.path, Grace: cfg.Grace, Secrets: kept, Output: pps.Output{PFS: s.pfs},
+		InitialBackoff: cfg.InitialBackoff, MaxBackoff: cfg.MaxBackoff, ResetAfter: cfg.ResetAfter, LeaseTTL: cfg.LeaseTTL,
 	})
 	s.grpc = s.newGRPC()
 	return s, nil

@@ -161,6 +161,9 @@ func (s *Store) Close() error {
 	return err
 }
 
+// Embedded tells whether etcd runs in this process, so that no other daemon has it.
+func (s *Store) Embedded() bool { return s.etcd != nil }
+
 // Client is the etcd client, for what the store does not cover.
 func (s *Store) Client() *clientv3.Client { return s.client }
 

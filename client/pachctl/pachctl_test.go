@@ -249,14 +249,14 @@ pps_v2.API/CreatePipelineV2 {"create_pipeline_request_json":"{\"pipeline\":{\"pr
 		t.Errorf("printed\n%s", out)
 	}
 	out := sh.table("list", "pipeline")
-	wantList := "PROJECT NAME VERSION INPUT CREATED STATE WORKERS DESCRIPTION\n" +
-		"default one 2 none (spout) now running 1/1 \n" +
-		"p three 1 none (spout) now running 1/1 \n" +
-		"q two 1 none (spout) now running 1/1 \n"
+	wantList := "PROJECT NAME VERSION INPUT CREATED STATE WORKERS RESTARTS LAST COMMIT DESCRIPTION\n" +
+		"default one 2 none (spout) now running 1/1 0 - \n" +
+		"p three 1 none (spout) now running 1/1 0 - \n" +
+		"q two 1 none (spout) now running 1/1 0 - \n"
 	if diff := cmp.Diff(wantList, out); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if out := sh.table("inspect", "pipeline", "one"); out != "Name: default/one\nVersion: 2\nInput: none (spout)\nState: running\nWorkers: 1 of 1 running\nCreated: now\n" {
+	if out := sh.table("inspect", "pipeline", "one"); out != "Name: default/one\nVersion: 2\nInput: none (spout)\nState: running\nWorkers: 1 of 1 running\nRestarts: 0\nLast commit: -\nCreated: now\n" {
 		t.Errorf("printed\n%s", out)
 	}
 	sh.fails(`pipeline "default/none" not found`, "stop", "pipeline", "none")

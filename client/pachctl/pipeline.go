@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -337,12 +338,13 @@ func (a *app) listPipelineCmd() *cobra.Command {
 				}
 				return nil
 			}
-			return list(s, s.ListPipelineBy(s.ctx, req), "PROJECT\tNAME\tVERSION\tINPUT\tCREATED\tSTATE\tWORKERS\tDESCRIPTION", func(p *ppspb.PipelineInfo) []string {
+			return list(s, s.ListPipelineBy(s.ctx, req), "PROJECT\tNAME\tVERSION\tINPUT\tCREATED\tSTATE\tWORKERS\tRESTARTS\tLAST COMMIT\tDESCRIPTION", func(p *ppspb.PipelineInfo) []string {
 				project, name, _ := strings.Cut(pipelineName(p.GetPipeline()), "/")
 				d := p.GetDetails()
 				return []string{
 					project, name, fmt.Sprint(p.GetVersion()), inputText(p), s.when(d.GetCreatedAt()), stateText(p.GetState()),
-					fmt.Sprintf("%d/%d", d.GetWorkersAvailable(), d.GetWorkersRequested()), d.GetDescription(),
+					fmt.Sprintf("%d/%d", d.GetWorkersAvailable(), d.GetWorkersRequested()),
+					restartsText(s, d), s.when(d.GetLastCommit()), d.GetDescription(),
 				}
 			})
 		}),
@@ -416,10 +418,14 @@ func (a *app) inspectPipelineCmd() *cobra.Command {
 				for _, w := range d.GetWarnings() {
 					t.field("Warning", w)
 				}
+				if at := d.GetNextStart(); at != nil {
+					t.field("Next start", at.AsTime().Format(time.RFC3339))
+				}
 				t.field("Workers", fmt.Sprintf("%d of %d running", d.GetWorkersAvailable(), d.GetWorkersRequested()))
 				if at := d.GetWorkersStartedAt(); at != nil {
 					t.field("Workers started", s.when(at))
 				}
+				showKeeping(s, t, d)
 				t.field("Created", s.when(d.GetCreatedAt()))
 				if at := d.GetUpdatedAt(); at != nil {
 					t.field("Updated", s.when(at))

@@ -154,6 +154,11 @@ type Worker interface {
 	// dropped. Repeated and concurrent calls are fine. The error is not nil
 	// only if processes outlive SIGKILL for many seconds.
 	Stop(ctx context.Context, grace time.Duration) error
+	// Exec runs a command beside the program: as its user, in its environment and
+	// working directory, without input and output. It returns when the command
+	// has ended, nil if with status 0. When ctx ends the command's whole process
+	// group is killed. The command ends with the worker at the latest.
+	Exec(ctx context.Context, cmd []string) error
 }
 
 // Runtime starts workers. Its methods may be called from any goroutine.

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -14,6 +15,15 @@ type policy struct {
 	resetAfter   time.Duration // a worker that was up so long starts over with the first pause
 	settle       time.Duration // a worker that crashed before counts as recovered after so long
 	crashAfter   int           // so many failures in a row make a pipeline crashing
+	liveness     liveness
+}
+
+// liveness says when a running worker counts as dead. The zero value never says so.
+type liveness struct {
+	interval time.Duration // from one probe to the next; 0: no probes
+	delay    time.Duration // from the start to the first
+	misses   int           // so many failed probes in a row
+	silence  time.Duration // or so long without a commit; then misses means nothing
 }
 
 // pause is how long to wait after the n-th failure in a row, n from 1. luck is in [0, 1).
@@ -31,7 +41,8 @@ type target struct {
 	workers    int
 	paused     bool   // by its user
 	gone       bool   // the pipeline was deleted
-	halted     bool   // the scheduler ends
+	halted     bool   // the scheduler ends, or another daemon takes over
+	cut        bool   // with halted: nobody waits for graceful ends
 	failure    string // why it can never run
 }
 
@@ -68,6 +79,15 @@ type slot struct {
 	unable    bool      // the last failure was one to start
 	why       string    // the last failure in words
 	failedAt  time.Time
+
+	serial    uint64    // tells this start from all others
+	hurried   bool      // SIGKILL was ordered
+	dead      string    // why it was found dead, while it is stopped for that
+	nextProbe time.Time // when running
+	probing   bool
+	missed    int       // failed probes in a row
+	head      string    // of the output branch, as last seen
+	headAt    time.Time // since when
 }
 
 func (s slot) alive() bool { return s.phase == starting || s.phase == running || s.phase == stopping }
@@ -78,9 +98,22 @@ type state struct {
 	target      target
 	slots       []slot
 	starts      uint64    // of this version, all slots together
+	restarts    uint64    // of these, those after a failure
+	serial      uint64    // of the newest start
+	lastExit    *exit     // the last failure
 	recentError string    // last failure of this version
 	upSince     time.Time // when it became running or crashing
 	notice      string    // about the service port
+}
+
+// exit is how a worker ended against our will.
+type exit struct {
+	slot      int
+	code      int    // -1 if there is none
+	signal    string // empty if none
+	why, long string // a line for the reason, a text for recent_error
+	ended     time.Time
+	ran       time.Duration
 }
 
 // event is what can happen; luck is a random number from [0, 1).
@@ -92,14 +125,19 @@ type (
 	want        struct{ target target }
 	started     struct{ slot int }
 	startFailed struct {
-		slot      int
-		why, long string // a line for the reason, a text for recent_error
-		luck      float64
+		exit
+		luck float64
 	}
 	exited struct {
-		slot      int
-		why, long string
-		luck      float64
+		exit
+		luck float64
+	}
+	probed struct {
+		slot    int
+		serial  uint64 // of the start that was probed
+		unknown bool   // nothing could be found out, and not for the worker's fault
+		why     string // what is wrong; empty: nothing
+		head    string // of the output branch, if that is the probe
 	}
 	noticed struct{ text string }
 	tick    struct{}
@@ -116,6 +154,8 @@ type actionKind int
 const (
 	startWorker actionKind = iota // its outcome comes back as started or startFailed
 	stopWorker                    // its end comes back as exited
+	killWorker                    // the same without grace, also after stopWorker
+	probeWorker                   // the outcome comes back as probed
 )
 
 // next is the whole policy of the scheduler: what is known after an event, and
@@ -128,7 +168,7 @@ const (
 func next(p policy, s state, e event, now time.Time) (state, []action) {
 	s.slots = slices.Clone(s.slots)
 	e.happen(p, &s, now)
-	actions := s.reconcile(now)
+	actions := s.reconcile(p, now)
 	switch up := s.condition(p, now); {
 	case up != running && up != crashing:
 		s.upSince = time.Time{}
@@ -142,7 +182,7 @@ func (e want) happen(_ policy, s *state, _ time.Time) {
 	touched := e.target.generation != s.target.generation
 	if e.target.id != s.target.id {
 		touched = true
-		s.starts, s.recentError = 0, ""
+		s.starts, s.restarts, s.recentError, s.lastExit = 0, 0, "", nil
 	}
 	if e.target.wanted() == 0 {
 		s.notice = ""
@@ -151,7 +191,7 @@ func (e want) happen(_ policy, s *state, _ time.Time) {
 	for i := range s.slots {
 		// Whoever stops, starts or edits a pipeline gets the next start at once.
 		if touched || i >= s.target.wanted() {
-			s.slots[i].failures, s.slots[i].unable, s.slots[i].why = 0, false, ""
+			s.slots[i].failures, s.slots[i].unable, s.slots[i].why, s.slots[i].dead = 0, false, "", ""
 			if s.slots[i].phase == waiting {
 				s.slots[i] = slot{}
 			}
@@ -159,29 +199,66 @@ func (e want) happen(_ policy, s *state, _ time.Time) {
 	}
 }
 
-func (e started) happen(_ policy, s *state, now time.Time) {
+func (e started) happen(p policy, s *state, now time.Time) {
 	if l := s.at(e.slot, starting); l != nil {
-		l.phase, l.started = running, now
+		l.phase, l.started, l.nextProbe = running, now, now.Add(p.liveness.delay)
+		l.headAt = l.nextProbe
 	}
 }
 
 func (e startFailed) happen(p policy, s *state, now time.Time) {
 	if l := s.at(e.slot, starting); l != nil {
-		s.fail(p, e.slot, e.why, e.long, true, e.luck, now)
+		s.fail(p, e.exit, true, e.luck, now)
 	}
 }
 
 func (e exited) happen(p policy, s *state, now time.Time) {
 	l := s.at(e.slot, running, stopping)
-	switch {
-	case l == nil:
-	case l.phase == stopping:
+	if l == nil {
+		return
+	}
+	if l.phase == stopping && l.dead == "" {
 		*l = slot{}
-	default:
-		if now.Sub(l.started) >= p.resetAfter {
-			l.failures = 0
+		return
+	}
+	if now.Sub(l.started) >= p.resetAfter {
+		l.failures = 0
+	}
+	if l.dead != "" {
+		e.exit.why, e.exit.long = l.dead, l.dead+"; stopped: "+e.exit.long
+	}
+	s.fail(p, e.exit, false, e.luck, now)
+}
+
+func (e probed) happen(p policy, s *state, now time.Time) {
+	l := s.at(e.slot, running)
+	if l == nil || l.serial != e.serial || !l.probing {
+		return
+	}
+	l.probing, l.nextProbe = false, now.Add(p.liveness.interval)
+	if e.unknown || p.liveness.interval == 0 {
+		return
+	}
+	if p.liveness.silence > 0 {
+		if e.head != l.head {
+			l.head, l.headAt = e.head, now
 		}
-		s.fail(p, e.slot, e.why, e.long, false, e.luck, now)
+		if until := l.headAt.Add(p.liveness.silence); !now.Before(until) {
+			l.dead = fmt.Sprintf("no commit for %v", p.liveness.silence)
+		} else if until.Before(l.nextProbe) {
+			l.nextProbe = until
+		}
+		return
+	}
+	if e.why == "" {
+		l.missed = 0
+		return
+	}
+	if l.missed++; l.missed >= p.liveness.misses {
+		l.dead = e.why
+		if l.missed > 1 {
+			l.dead += fmt.Sprintf(" (%d times in a row)", l.missed)
+		}
 	}
 }
 
@@ -197,22 +274,27 @@ func (s *state) at(i int, phases ...phase) *slot {
 	return nil
 }
 
-// fail ends the worker in slot i against our will.
-func (s *state) fail(p policy, i int, why, long string, unable bool, luck float64, now time.Time) {
-	l := &s.slots[i]
-	if i >= s.target.wanted() || l.id != s.target.id {
+// fail ends the worker in a slot against our will.
+func (s *state) fail(p policy, e exit, unable bool, luck float64, now time.Time) {
+	l := &s.slots[e.slot]
+	if e.slot >= s.target.wanted() || l.id != s.target.id {
 		*l = slot{}
 		return
 	}
-	l.failures++
-	l.phase, l.started = waiting, time.Time{}
-	l.why, l.unable, l.failedAt = why, unable, now
-	l.nextStart = now.Add(p.pause(l.failures, luck))
-	s.recentError = long
+	failures := l.failures + 1
+	e.ended = now
+	if !l.started.IsZero() {
+		e.ran = now.Sub(l.started)
+	}
+	*l = slot{
+		phase: waiting, id: l.id, failures: failures, unable: unable, why: e.why, failedAt: now,
+		nextStart: now.Add(p.pause(failures, luck)),
+	}
+	s.recentError, s.lastExit = e.long, &e
 }
 
 // reconcile orders what is missing between the slots and the target.
-func (s *state) reconcile(now time.Time) []action {
+func (s *state) reconcile(p policy, now time.Time) []action {
 	var actions []action
 	n := s.target.wanted()
 	for len(s.slots) < n {
@@ -220,24 +302,42 @@ func (s *state) reconcile(now time.Time) []action {
 	}
 	for i := range s.slots {
 		l := &s.slots[i]
-		if l.phase == running && (i >= n || l.id != s.target.id) {
-			l.phase = stopping
-			actions = append(actions, action{stopWorker, i})
+		if l.phase == running && (i >= n || l.id != s.target.id || l.dead != "") {
+			l.phase, l.probing = stopping, false
+			if !s.target.cut {
+				actions = append(actions, action{stopWorker, i})
+			}
+		}
+		if l.phase == stopping && s.target.cut && !l.hurried {
+			l.hurried = true
+			actions = append(actions, action{killWorker, i})
 		}
 	}
 	for i := range s.slots {
 		l := &s.slots[i]
 		due := l.phase == idle || l.phase == waiting && !now.Before(l.nextStart)
 		if i < n && due && !s.stale() {
-			l.phase, l.id, l.nextStart = starting, s.target.id, time.Time{}
+			if l.phase == waiting {
+				s.restarts++
+			}
 			s.starts++
+			s.serial++
+			l.phase, l.id, l.nextStart, l.serial = starting, s.target.id, time.Time{}, s.serial
 			actions = append(actions, action{startWorker, i})
+		}
+		if l.probeDue(p, now) {
+			l.probing = true
+			actions = append(actions, action{probeWorker, i})
 		}
 	}
 	for k := len(s.slots); k > n && s.slots[k-1].phase == idle; k-- {
 		s.slots = s.slots[:k-1]
 	}
 	return actions
+}
+
+func (l slot) probeDue(p policy, now time.Time) bool {
+	return l.phase == running && p.liveness.interval > 0 && !l.probing && !now.Before(l.nextProbe)
 }
 
 // stale tells whether a worker of another version is alive.
@@ -260,8 +360,13 @@ func (s *state) wake(p policy, now time.Time) time.Time {
 		switch {
 		case l.phase == waiting:
 			add(l.nextStart)
-		case l.phase == running && l.failures > 0 && now.Before(l.started.Add(p.settle)):
-			add(l.started.Add(p.settle))
+		case l.phase == running:
+			if l.failures > 0 && now.Before(l.started.Add(p.settle)) {
+				add(l.started.Add(p.settle))
+			}
+			if p.liveness.interval > 0 && !l.probing {
+				add(l.nextProbe)
+			}
 		}
 	}
 	return first

@@ -22,12 +22,16 @@ var (
 
 // ends is the exit of slot i without jitter; unable is a failed start.
 func ends(i int) event {
-	return exited{slot: i, why: "exit status 1", long: "exit status 1", luck: 0.5}
+	return exited{exit{slot: i, code: 1, why: "exit status 1", long: "exit status 1"}, 0.5}
 }
 
-func unable(i int) event { return startFailed{slot: i, why: "not found", long: "not found", luck: 0.5} }
+func unable(i int) event {
+	return startFailed{exit{slot: i, code: -1, why: "not found", long: "not found"}, 0.5}
+}
 
-func (a action) String() string { return [...]string{"start ", "stop "}[a.kind] + fmt.Sprint(a.slot) }
+func (a action) String() string {
+	return [...]string{"start ", "stop ", "kill ", "probe "}[a.kind] + fmt.Sprint(a.slot)
+}
 
 // describe renders a state in one line: its status, then the slots.
 func describe(s state, now time.Time) string {
@@ -177,11 +181,11 @@ func TestStatus_Reasons(t *testing.T) {
 	check("port 80: in use")
 	do(0, noticed{})
 	check("")
-	do(time.Second, exited{0, `exit status 3 after 1s: "boom"`, "long", 0.5})
+	do(time.Second, exited{exit{slot: 0, code: 3, why: `exit status 3 after 1s: "boom"`, long: "long"}, 0.5})
 	check(`exit status 3 after 1s: "boom"; next start at 2026-01-01T00:00:02Z`)
 	do(time.Second, tick{})
 	do(0, started{0})
-	do(0, exited{0, "signal SIGKILL after 0s", "longer", 0.5})
+	do(0, exited{exit{slot: 0, code: 3, why: "signal SIGKILL after 0s", long: "longer"}, 0.5})
 	check("signal SIGKILL after 0s; next start at 2026-01-01T00:00:04Z")
 	if st := s.status(rules, now); st.GetRecentError() != "longer" || st.GetStarts() != 2 ||
 		!st.GetNextStart().AsTime().Equal(epoch.Add(4*time.Second)) || !st.GetWorkersStartedAt().AsTime().Equal(now) {
@@ -224,18 +228,21 @@ type machine struct {
 	fails map[int]int    // failures in a row
 	since map[int]time.Time
 	due   map[int][2]time.Time // bounds of the next start
+
+	rules   policy
+	probing map[int]uint64 // slot -> serial of the start that is probed
 }
 
 func (m *machine) do(t *rapid.T, e event) {
 	var actions []action
 	before := fmt.Sprintf("%+v", m.state)
 	old := m.state
-	m.state, actions = next(rules, m.state, e, m.now)
+	m.state, actions = next(m.rules, m.state, e, m.now)
 	if after := fmt.Sprintf("%+v", old); after != before {
 		t.Fatalf("next changed its input:\n%s\n%s", before, after)
 	}
 	for _, a := range actions {
-		if start, busy := m.asked[a.slot]; busy {
+		if start, busy := m.asked[a.slot]; busy && (start || a.kind != killWorker) {
 			t.Fatalf("%v while an order is under way (start: %v)", a, start)
 		}
 		switch a.kind {
@@ -251,7 +258,12 @@ func (m *machine) do(t *rapid.T, e event) {
 			delete(m.due, a.slot)
 			m.lives[a.slot] = m.state.target.id
 			m.asked[a.slot] = true
-		case stopWorker:
+		case probeWorker:
+			if l := m.state.slots[a.slot]; l.phase != running || m.probing[a.slot] == l.serial {
+				t.Fatalf("%v of a slot that is %v", a, l.phase)
+			}
+			m.probing[a.slot] = m.state.slots[a.slot].serial
+		case stopWorker, killWorker:
 			if _, ok := m.lives[a.slot]; !ok {
 				t.Fatalf("%v, but nothing lives there", a)
 			}
@@ -279,11 +291,15 @@ func (m *machine) check(t *rapid.T) {
 			t.Fatalf("slot %d waits until %v", i, l.nextStart)
 		case i >= n && (l.phase == running || l.phase == waiting):
 			t.Fatalf("slot %d is not wanted, yet %v", i, l.phase)
+		case l.phase == running && m.rules.liveness.interval > 0 && !l.probing && !l.nextProbe.After(m.now):
+			t.Fatalf("slot %d is to be probed", i)
+		case l.phase == stopping && m.state.target.cut && !l.hurried:
+			t.Fatalf("slot %d has time to end", i)
 		case l.phase == waiting && !l.nextStart.After(m.now):
 			t.Fatalf("slot %d is overdue", i)
 		}
 	}
-	if at := m.state.wake(rules, m.now); !at.IsZero() && !at.After(m.now) {
+	if at := m.state.wake(m.rules, m.now); !at.IsZero() && !at.After(m.now) {
 		t.Fatalf("wakes at %v, in the past", at)
 	}
 }
@@ -312,7 +328,7 @@ func (m *machine) end(slot int, ours bool, up time.Duration) {
 // pass lets time pass, tick by tick.
 func (m *machine) pass(t *rapid.T, until time.Time) {
 	for m.now.Before(until) {
-		at := m.state.wake(rules, m.now)
+		at := m.state.wake(m.rules, m.now)
 		if at.IsZero() || at.After(until) {
 			at = until
 		}
@@ -339,6 +355,13 @@ func TestNext_Properties(t *testing.T) {
 		m := &machine{
 			now: epoch, lives: map[int]string{}, asked: map[int]bool{},
 			fails: map[int]int{}, since: map[int]time.Time{}, due: map[int][2]time.Time{},
+			rules: rules, probing: map[int]uint64{},
+		}
+		switch rapid.IntRange(0, 2).Draw(t, "liveness") {
+		case 1:
+			m.rules.liveness = liveness{interval: 10 * time.Second, delay: time.Second, misses: 3}
+		case 2:
+			m.rules.liveness = liveness{interval: 10 * time.Second, silence: time.Minute}
 		}
 		generation, version := uint64(0), 0
 		luck := rapid.Float64Range(0, 0.9999)
@@ -348,7 +371,11 @@ func TestNext_Properties(t *testing.T) {
 				version++
 			}
 			tg := target{id: fmt.Sprint("v", version), generation: generation, workers: rapid.IntRange(1, 3).Draw(t, "workers")}
-			switch rapid.IntRange(0, 9).Draw(t, "kind") {
+			switch rapid.IntRange(0, 11).Draw(t, "kind") {
+			case 10: // the pipeline goes to another daemon, and comes back with the next edit
+				tg.halted = true
+			case 11:
+				tg.halted, tg.cut = true, true
 			case 7:
 				tg.paused = true
 			case 8:
@@ -374,15 +401,27 @@ func TestNext_Properties(t *testing.T) {
 			case k < 8 && len(pending) > 0:
 				i := rapid.SampledFrom(pending).Draw(t, "slot")
 				m.end(i, m.lives[i] != m.state.target.id, 0)
-				m.do(t, startFailed{slot: i, why: "no", long: "no", luck: luck.Draw(t, "luck")})
+				m.do(t, startFailed{exit{slot: i, why: "no", long: "no"}, luck.Draw(t, "luck")})
 			case k < 13 && len(up) > 0:
 				i := rapid.SampledFrom(up).Draw(t, "slot")
 				_, asked := m.asked[i]
+				asked = asked && m.state.slots[i].dead == "" // found dead is not of our own will
 				if !asked && k == 8 {
 					m.pass(t, m.since[i].Add(rules.resetAfter))
 				}
 				m.end(i, asked, m.now.Sub(m.since[i]))
-				m.do(t, exited{slot: i, why: "x", long: "x", luck: luck.Draw(t, "luck")})
+				m.do(t, exited{exit{slot: i, why: "x", long: "x"}, luck.Draw(t, "luck")})
+			case k < 16 && len(m.probing) > 0:
+				i := rapid.SampledFrom(slices.Sorted(maps.Keys(m.probing))).Draw(t, "probed")
+				outcome := probed{slot: i, serial: m.probing[i], head: fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "head"))}
+				switch rapid.IntRange(0, 3).Draw(t, "outcome") {
+				case 0:
+					outcome.unknown = true
+				case 1, 2:
+					outcome.why = "no answer"
+				}
+				delete(m.probing, i)
+				m.do(t, outcome)
 			case k >= 13:
 				m.pass(t, m.now.Add(time.Duration(rapid.Int64Range(1, int64(time.Hour)).Draw(t, "time"))))
 			}

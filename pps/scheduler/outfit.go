@@ -147,7 +147,7 @@ func listenOnce(port int) (int, error) {
 func (p *pipeline) route(o occurrence) {
 	switch o.event.(type) {
 	case started:
-		p.ports[o.slot] = o.port
+		p.ports[o.slot] = o.worker.port
 	case exited:
 		delete(p.ports, o.slot)
 	}

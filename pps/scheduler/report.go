@@ -14,9 +14,6 @@ import (
 	"github.com/minipachd/minipachd/store"
 )
 
-// flushTime bounds the last attempt to write a status.
-const flushTime = 3 * time.Second
-
 // reporter writes the newest status of one pipeline to etcd, as soon as etcd
 // takes it. Workers never wait for it.
 type reporter struct {
@@ -113,11 +110,11 @@ func (r *reporter) closing() bool {
 	}
 }
 
-// write stores the status, as long as the pipeline exists and we own the spouts.
+// write stores the status, as long as the pipeline exists and is ours.
 func (r *reporter) write(ctx context.Context, st *recordpb.PipelineStatus) error {
-	lease := r.s.owner.current()
+	lease := r.s.members.current()
 	_, err := r.s.cfg.Store.Update(ctx, func(tx *store.Txn) error {
-		tx.CompareLease(lease.ID(), ownerKey)
+		tx.CompareLease(lease.ID(), claimPrefix+r.key)
 		_, exists, err := r.s.pipelines.Get(tx, r.key)
 		if err != nil {
 			return err
@@ -135,20 +132,4 @@ func (r *reporter) write(ctx context.Context, st *recordpb.PipelineStatus) error
 		return fmt.Errorf("status of %s: %w", r.key, err)
 	}
 	return nil
-}
-
-// load reads what an earlier daemon reported.
-func (r *reporter) load() *recordpb.PipelineStatus {
-	ctx, cancel := context.WithTimeout(r.ctx, flushTime)
-	defer cancel()
-	var st *recordpb.PipelineStatus
-	err := r.s.cfg.Store.View(ctx, func(tx *store.Txn) error {
-		var err error
-		st, _, err = r.s.statuses.Get(tx, r.key)
-		return err
-	})
-	if err != nil {
-		r.s.log.Warn("read status", zap.String("pipeline", r.key), zap.Error(err))
-	}
-	return st
 }

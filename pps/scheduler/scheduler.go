@@ -2,7 +2,7 @@ package scheduler
 
 import (
 	"context"
-	"sync"
+	goruntime "runtime"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,7 +17,8 @@ import (
 const (
 	pipelinePrefix = "pps/pipeline/"
 	statusPrefix   = "pps/status/"
-	ownerKey       = "pps/scheduler/owner"
+	claimPrefix    = "pps/scheduler/claim/"  // which daemon runs a pipeline
+	memberPrefix   = "pps/scheduler/member/" // the daemons that are alive
 )
 
 // Config is what a Scheduler works with. Store, Runtime, Logs and Address are
@@ -26,6 +27,7 @@ type Config struct {
 	Store   *store.Store
 	Runtime runtime.Runtime
 	Logs    *logs.Store
+	Output  Output      // default: there are no repos
 	Logger  *zap.Logger // default none
 	// Address is the host:port at which workers reach the daemon.
 	Address string
@@ -69,9 +71,14 @@ type Scheduler struct {
 	log       *zap.Logger
 	pipelines store.Collection[*recordpb.PipelineRecord]
 	statuses  store.Collection[*recordpb.PipelineStatus]
-	owner     owner
+	claims    store.Collection[*recordpb.DaemonRecord]
+	members   membership
+	starts    chan struct{} // holds one for each start under way
 	ports     ports
 }
+
+// startsAtATime is how many workers are started at a time, for each processor.
+const startsAtATime = 16
 
 func orElse[T comparable](value, otherwise T) T {
 	var zero T
@@ -86,6 +93,9 @@ func New(cfg Config) *Scheduler {
 	cfg.Grace = orElse(cfg.Grace, 30*time.Second)
 	cfg.LeaseTTL = orElse(cfg.LeaseTTL, 10*time.Second)
 	cfg.Logger = orElse(cfg.Logger, zap.NewNop())
+	if cfg.Output == nil {
+		cfg.Output = noOutput{}
+	}
 	if cfg.Clock == nil {
 		cfg.Clock = systemClock{}
 	}
@@ -103,82 +113,28 @@ func New(cfg Config) *Scheduler {
 		log:       cfg.Logger,
 		pipelines: store.NewCollection[*recordpb.PipelineRecord](pipelinePrefix),
 		statuses:  store.NewCollection[*recordpb.PipelineStatus](statusPrefix),
+		claims:    store.NewCollection[*recordpb.DaemonRecord](claimPrefix),
+		starts:    make(chan struct{}, startsAtATime*goruntime.GOMAXPROCS(0)),
 	}
-	s.owner = owner{store: cfg.Store, log: cfg.Logger, ttl: cfg.LeaseTTL, dir: cfg.DataDir}
+	s.members = membership{store: cfg.Store, log: cfg.Logger, ttl: cfg.LeaseTTL, dir: cfg.DataDir}
 	return s
 }
 
 // Run schedules until ctx ends; then it stops all workers, gracefully and all at
-// once, and returns nil. While another daemon is the owner it waits. Nothing that
-// goes wrong ends it: it logs and tries again. Call it once.
+// once, and returns nil. It shares the pipelines with all other daemons on the same
+// etcd. Nothing that goes wrong ends it: it logs and tries again. Call it once.
 func (s *Scheduler) Run(ctx context.Context) error {
-	defer s.owner.close()
-	for s.owner.acquire(ctx) {
-		s.lead(ctx)
-		if ctx.Err() == nil {
-			s.log.Warn("another pachd runs the spouts now; workers of this one are stopped")
+	defer s.members.close()
+	if !s.sweep(ctx) {
+		return nil
+	}
+	for s.members.join(ctx) {
+		if cut := s.lead(ctx); !cut {
+			return nil
 		}
+		s.members.release()
 	}
 	return nil
-}
-
-// lead runs the spouts until ctx ends or another daemon is found to be the owner.
-func (s *Scheduler) lead(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wait sync.WaitGroup
-	wait.Go(func() {
-		defer cancel()
-		s.owner.keep(ctx)
-	})
-	if !s.sweep(ctx) {
-		wait.Wait()
-		return
-	}
-	all := map[string]*pipeline{}
-	for pause := retryMin; ; pause = min(2*pause, retryMax) {
-		seen := map[string]bool{}
-		err := s.pipelines.Watch(ctx, s.cfg.Store, "", func(e store.Event[*recordpb.PipelineRecord]) error {
-			if e.Synced {
-				pause = retryMin
-				s.dispatchMissing(ctx, all, seen)
-				seen = nil
-				return ctx.Err()
-			}
-			if seen != nil {
-				seen[e.Key] = true
-			}
-			s.dispatch(ctx, all, e)
-			return ctx.Err()
-		})
-		if ctx.Err() != nil {
-			break
-		}
-		s.log.Warn("watch pipelines; trying again", zap.Error(err))
-		if !sleep(ctx, pause) {
-			break
-		}
-	}
-	for _, p := range all {
-		close(p.quit)
-	}
-	s.await(all)
-	wait.Wait()
-}
-
-// await returns when all pipelines have ended, or hang on a process that not even
-// SIGKILL ends.
-func (s *Scheduler) await(all map[string]*pipeline) {
-	limit := time.NewTimer(s.cfg.Grace + 30*time.Second)
-	defer limit.Stop()
-	for key, p := range all {
-		select {
-		case <-p.done:
-		case <-limit.C:
-			s.log.Error("leaving processes behind that cannot be killed", zap.String("pipeline", key))
-			return
-		}
-	}
 }
 
 // Pauses between attempts at I/O.
@@ -204,41 +160,4 @@ func (s *Scheduler) sweep(ctx context.Context) bool {
 			return false
 		}
 	}
-}
-
-// dispatchMissing finds what was deleted between two watches. seen is what the second
-// one listed; nil if it only synced again, since then it reports deletions itself.
-func (s *Scheduler) dispatchMissing(ctx context.Context, all map[string]*pipeline, seen map[string]bool) {
-	if seen == nil {
-		return
-	}
-	for key := range all {
-		if !seen[key] {
-			s.dispatch(ctx, all, store.Event[*recordpb.PipelineRecord]{Key: key, Deleted: true})
-		}
-	}
-}
-
-// dispatch hands a changed record to the goroutine of its pipeline.
-func (s *Scheduler) dispatch(ctx context.Context, all map[string]*pipeline, e store.Event[*recordpb.PipelineRecord]) {
-	record := e.Value
-	if e.Deleted {
-		record = nil
-	}
-	if p := all[e.Key]; p != nil {
-		select {
-		case p.records <- record:
-			return
-		case <-p.done: // the pipeline was deleted and everything of it is gone
-			delete(all, e.Key)
-		case <-ctx.Done():
-			return
-		}
-	}
-	if record == nil {
-		return
-	}
-	p := newPipeline(s, e.Key)
-	all[e.Key] = p
-	go p.run(record)
 }

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -11,7 +10,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/minipachd/minipachd/pps/fence"
 	"github.com/minipachd/minipachd/pps/logs"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -163,37 +164,45 @@ func TestRun_EndStopsAllAndHandsOver(t *testing.T) {
 	}
 }
 
-// What a daemon leaves behind that was killed: a claim with a live lease.
-func TestRun_TakesOverItsOwnClaimAtOnce(t *testing.T) {
+// What a daemon leaves behind that was killed: claims with a live lease.
+func TestRun_TakesOverItsOwnClaimsAtOnce(t *testing.T) {
 	etcd := newStore(t)
 	dir := t.TempDir()
-	dead := &owner{store: etcd, log: New(Config{}).log, ttl: time.Hour, dir: dir}
-	if !dead.acquire(t.Context()) {
-		t.Fatal("not the owner")
+	dead := &membership{store: etcd, log: New(Config{}).log, ttl: time.Hour, dir: dir}
+	if !dead.join(t.Context()) {
+		t.Fatal("not a member")
 	}
+	claim(t, etcd, dead, "p/s")
 	dead.lock.Close()
 	d := start(t, etcd, func(c *Config) { c.DataDir = dir })
 	d.put(d.spout(1))
 	d.crew.next()
-	if other, _, err := dead.try(t.Context()); err != nil || other != nil {
-		t.Errorf("the same daemon: %v, %v", other, err)
+	if d.sched.members.id != dead.id {
+		t.Error("another daemon")
 	}
-	t.Cleanup(func() { dead.current().Close() })
+	t.Cleanup(dead.release)
 }
 
-func TestOwner_TwoOnOneDirectoryExclude(t *testing.T) {
+// claim makes a pipeline that of a member.
+func claim(t *testing.T, etcd *store.Store, m *membership, key string) {
+	t.Helper()
+	if _, err := etcd.Update(t.Context(), func(tx *store.Txn) error { return m.claim(tx, claimPrefix+key) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMembership_TwoOnOneDirectoryDiffer(t *testing.T) {
 	etcd, dir := newStore(t), t.TempDir()
 	log := New(Config{}).log
-	first := &owner{store: etcd, log: log, ttl: time.Hour, dir: dir}
+	first := &membership{store: etcd, log: log, ttl: time.Hour, dir: dir}
 	defer first.close()
-	if !first.acquire(t.Context()) {
-		t.Fatal("not the owner")
-	}
-	second := &owner{store: etcd, log: log, ttl: time.Hour, dir: dir}
+	second := &membership{store: etcd, log: log, ttl: time.Hour, dir: dir}
 	defer second.close()
-	second.identify()
-	if other, _, err := second.try(t.Context()); err != nil || other == nil || other.PID != os.Getpid() {
-		t.Errorf("second on the directory: %v, %v", other, err)
+	if !first.join(t.Context()) || !second.join(t.Context()) {
+		t.Fatal("not members")
+	}
+	if first.id == second.id {
+		t.Error("two daemons, one id")
 	}
 }
 
@@ -202,18 +211,67 @@ func TestRun_LostLeaseIsRenewedAndWorkersLive(t *testing.T) {
 	d.put(d.spout(1))
 	f := d.crew.next()
 	d.status(stRunning, 1, "")
-	lost := d.sched.owner.current()
+	lost := d.sched.members.current()
 	if _, err := d.store.Client().Revoke(t.Context(), lost.ID()); err != nil {
 		t.Fatal(err)
 	}
 	f.tell("2") // the status of this end needs the new lease
 	f.said("")
 	d.status(stStarting, 0, "exit status 2")
-	if d.sched.owner.current() == lost {
+	if d.sched.members.current() == lost {
 		t.Error("written without a lease")
 	}
 	d.clock.advance(time.Second)
 	d.crew.next()
+}
+
+// A daemon whose lease ended and whose pipeline another one took ends its workers.
+func TestRun_WorkersEndWhenAnotherHasTheClaim(t *testing.T) {
+	etcd := newStore(t)
+	d := start(t, etcd, func(c *Config) { c.LeaseTTL = 2 * time.Second })
+	d.put(d.spout(1, env("TEST_STUBBORN", "1")))
+	f := d.crew.next()
+	d.status(stRunning, 1, "")
+	other := &membership{store: etcd, log: New(Config{}).log, ttl: time.Hour}
+	if !other.join(t.Context()) {
+		t.Fatal("not a member")
+	}
+	claim(t, etcd, other, "p/s")
+	if _, err := etcd.Client().Revoke(t.Context(), d.sched.members.current().ID()); err != nil {
+		t.Fatal(err)
+	}
+	f.said("") // killed, not asked
+	d.crew.nobody()
+	other.close()
+	d.crew.next() // free again
+}
+
+// Daemons share the pipelines, and a pipeline moves when a daemon comes or goes.
+func TestRun_DaemonsShareThePipelines(t *testing.T) {
+	etcd := newStore(t)
+	first := start(t, etcd)
+	record := first.spout(1)
+	for _, name := range []string{"p/a", "p/b", "p/c", "p/d"} {
+		if _, err := etcd.Update(t.Context(), func(tx *store.Txn) error {
+			r := proto.CloneOf(record)
+			r.Info.Pipeline.Name = name[2:]
+			return first.sched.pipelines.Put(tx, name, r)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 4 {
+		first.crew.next()
+	}
+	second := start(t, etcd)
+	two := []*fellow{first.crew.next(), first.crew.next()} // moved to the second
+	second.stop()
+	for _, f := range two {
+		f.said("term")
+		f.said("")
+		first.crew.next() // and back
+	}
+	first.crew.nobody()
 }
 
 func TestRun_LogLines(t *testing.T) {
@@ -263,11 +321,15 @@ func TestWorkerSpec_EnvironmentAndContext(t *testing.T) {
 	record := d.spout(5, env("PACHD_ADDRESS", "grpc://mine:1"), env("PPS_PIPELINE_NAME", "forged"), env("B", "x"))
 	delete(record.Info.Details.Transform.Env, "TEST_CREW")
 	delete(record.Info.Details.Transform.Env, "TEST_MARK")
-	spec, _ := d.sched.workerSpec(2, record.Info)
+	spec, claims, _ := d.sched.workerSpec(2, record.Info)
+	token := lookupEnv(spec.Env, "PACH_TOKEN")
+	if c, ok := fence.Parse(token); !ok || c != claims || c.Pipeline != "p/s" || c.Slot != 2 || c.Version != 5 || c.ID != spec.Incarnation {
+		t.Errorf("token %q says %+v, %v", token, c, ok)
+	}
 	want := []string{
 		"PACH_IN_WORKER=true", "PACH_NAMESPACE=default", "PACHD_ADDRESS=grpc://127.0.0.1:1234",
 		"PACHD_SERVICE_HOST=127.0.0.1", "PACHD_SERVICE_PORT=1234",
-		"PACHD_PEER_SERVICE_HOST=127.0.0.1", "PACHD_PEER_SERVICE_PORT=1234", "PEER_PORT=1234",
+		"PACHD_PEER_SERVICE_HOST=127.0.0.1", "PACHD_PEER_SERVICE_PORT=1234", "PEER_PORT=1234", "PACH_TOKEN=" + token,
 		"B=x", "PACHD_ADDRESS=grpc://mine:1", "PPS_PIPELINE_NAME=forged", // later ones count
 		"PPS_PIPELINE_NAME=s", "PPS_PROJECT_NAME=p", "PPS_SPEC_COMMIT=" + record.Info.SpecCommit.Id,
 		"PPS_POD_NAME=p.s-v5-2", "PPS_WORKER_IP=127.0.0.1", "PPS_WORKER_ORDINAL=2",
@@ -283,7 +345,7 @@ func TestWorkerSpec_EnvironmentAndContext(t *testing.T) {
 	wantConfig := map[string]any{"v2": map[string]any{
 		"active_context": "default", "metrics": false,
 		"contexts": map[string]any{"default": map[string]any{
-			"pachd_address": "grpc://127.0.0.1:1234", "session_token": "", "project": "p",
+			"pachd_address": "grpc://127.0.0.1:1234", "session_token": token, "project": "p",
 		}},
 	}}
 	if diff := cmp.Diff(wantConfig, config); diff != "" {
@@ -296,25 +358,39 @@ func TestReport_NoStatusWithoutPipelineOrLease(t *testing.T) {
 	d.put(d.spout(1))
 	d.crew.next()
 	d.status(stRunning, 1, "")
+	claim(t, d.store, &d.sched.members, "p/none")
 	r := newReporter(d.sched, "p/none")
 	defer r.close()
 	if err := r.write(t.Context(), &recordpb.PipelineStatus{Starts: 1}); err != nil {
 		t.Error(err)
 	}
-	if st := r.load(); st != nil {
-		t.Errorf("a status of nothing: %v", st)
+	if err := d.store.View(t.Context(), func(tx *store.Txn) error {
+		if st, ok, err := d.sched.statuses.Get(tx, "p/none"); ok || err != nil {
+			t.Errorf("a status of nothing: %v, %v", st, err)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 	if _, err := d.store.Update(t.Context(), func(tx *store.Txn) error {
-		tx.Put(ownerKey, []byte(`{"id":"another"}`))
-		return nil
+		return d.sched.claims.Put(tx, "p/s", &recordpb.DaemonRecord{Id: "another"})
 	}); err != nil {
 		t.Fatal(err)
 	}
 	other := newReporter(d.sched, "p/s")
 	defer other.close()
 	if err := other.write(t.Context(), &recordpb.PipelineStatus{Starts: 99}); err == nil {
-		t.Error("written without owning the spouts")
+		t.Error("written without running the pipeline")
 	}
+}
+
+func lookupEnv(env []string, name string) (value string) {
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, name+"="); ok {
+			value = v
+		}
+	}
+	return value
 }
 
 func TestLockFile_NeedsADirectory(t *testing.T) {

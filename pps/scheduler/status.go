@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -48,6 +49,13 @@ func (s *state) status(p policy, now time.Time) *recordpb.PipelineStatus {
 		Starts:      s.starts,
 		RecentError: s.recentError,
 		Generation:  s.target.generation,
+		Restarts:    s.restarts,
+	}
+	if e := s.lastExit; e != nil {
+		st.LastExit = &ppspb.WorkerExit{
+			Worker: int32(e.slot), Code: int32(e.code), Signal: e.signal, Reason: e.why,
+			Ended: timestamppb.New(e.ended), RanFor: durationpb.New(e.ran.Round(time.Millisecond)),
+		}
 	}
 	var next time.Time
 	for _, l := range s.slots {
@@ -90,13 +98,13 @@ func (s *state) reason(p policy, now time.Time, crash bool) string {
 		return "waiting for the workers of the earlier version to end"
 	}
 	for i, l := range s.slots {
+		if l.phase == stopping && l.dead != "" {
+			return s.ofSlot(i, l.dead) + "; stopping it"
+		}
 		if l.why == "" || crash != l.crashing(p, now) {
 			continue
 		}
-		text := l.why
-		if len(s.slots) > 1 {
-			text = fmt.Sprintf("worker %d: %s", i, text)
-		}
+		text := s.ofSlot(i, l.why)
 		switch l.phase {
 		case waiting:
 			text += "; next start at " + stamp(l.nextStart)
@@ -108,6 +116,14 @@ func (s *state) reason(p policy, now time.Time, crash bool) string {
 		return text
 	}
 	return ""
+}
+
+// ofSlot says which worker a text is about, if there are several.
+func (s *state) ofSlot(i int, text string) string {
+	if len(s.slots) > 1 {
+		return fmt.Sprintf("worker %d: %s", i, text)
+	}
+	return text
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -13,13 +13,15 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/minipachd/minipachd/pps/fence"
 	"github.com/minipachd/minipachd/pps/logs"
 	"github.com/minipachd/minipachd/pps/runtime"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
-// workerSpec describes one start of the worker in a slot, and opens its log.
-func (s *Scheduler) workerSpec(slot int, info *ppspb.PipelineInfo) (runtime.Spec, *logs.Writer) {
+// workerSpec describes one start of the worker in a slot, makes the token that it
+// writes with, and opens its log.
+func (s *Scheduler) workerSpec(slot int, info *ppspb.PipelineInfo) (runtime.Spec, fence.Claims, *logs.Writer) {
 	transform := info.GetDetails().GetTransform()
 	spec := runtime.Spec{
 		Project:     projectOf(info),
@@ -35,14 +37,18 @@ func (s *Scheduler) workerSpec(slot int, info *ppspb.PipelineInfo) (runtime.Spec
 	// The dot keeps a-b.c and a.b-c apart: names have none.
 	spec.WorkerID = fmt.Sprintf("%s.%s-v%d-%d", spec.Project, spec.Pipeline, spec.Version, slot)
 	host, port := dialable(s.cfg.Address)
-	spec.Env = environment(&spec, info, host, port)
-	spec.ConfigFile = contextFile(spec.Project, host, port)
+	token := fence.Incarnation{
+		Pipeline: spec.Project + "/" + spec.Pipeline, Slot: slot, Version: spec.Version, ID: spec.Incarnation,
+	}.Token()
+	claims, _ := fence.Parse(token)
+	spec.Env = environment(&spec, info, host, port, token)
+	spec.ConfigFile = contextFile(spec.Project, host, port, token)
 	log := s.cfg.Logs.Writer(logs.Key{
 		Project: spec.Project, Pipeline: spec.Pipeline, Version: spec.Version,
 		WorkerID: spec.WorkerID, Incarnation: spec.Incarnation,
 	})
 	spec.Stdout, spec.Stderr = log.Stdout(), log.Stderr()
-	return spec, log
+	return spec, claims, log
 }
 
 func projectOf(info *ppspb.PipelineInfo) string {
@@ -66,7 +72,7 @@ const identityVars = 6
 
 // environment is what a worker is told, by every runtime alike. The spec's own
 // variables replace ours, except for the names that say who the worker is.
-func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port string) []string {
+func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port, token string) []string {
 	env := []string{
 		"PACH_IN_WORKER=true",
 		"PACH_NAMESPACE=default",
@@ -76,6 +82,7 @@ func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port string
 		"PACHD_PEER_SERVICE_HOST=" + host,
 		"PACHD_PEER_SERVICE_PORT=" + port,
 		"PEER_PORT=" + port,
+		"PACH_TOKEN=" + token,
 	}
 	own := info.GetDetails().GetTransform().GetEnv()
 	for _, name := range slices.Sorted(maps.Keys(own)) {
@@ -93,8 +100,8 @@ func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port string
 }
 
 // contextFile is a client's config.json with one context, for this daemon and
-// the pipeline's project.
-func contextFile(project, host, port string) []byte {
+// the pipeline's project, with the worker's token.
+func contextFile(project, host, port, token string) []byte {
 	type context struct {
 		Address string `json:"pachd_address"`
 		Token   string `json:"session_token"`
@@ -110,7 +117,7 @@ func contextFile(project, host, port string) []byte {
 		V2     v2     `json:"v2"`
 	}{
 		uuid.NewString(),
-		v2{"default", map[string]context{"default": {"grpc://" + net.JoinHostPort(host, port), "", project}}, false},
+		v2{"default", map[string]context{"default": {"grpc://" + net.JoinHostPort(host, port), token, project}}, false},
 	}, "", "  ")
 	if err != nil {
 		panic(err) // strings only: cannot be

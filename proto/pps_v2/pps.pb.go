@@ -6086,8 +6086,13 @@ func (x *SetProjectDefaultsResponse) GetAffectedPipelines() []*Pipeline {
 
 // Makes a pipeline a spout: no input, its program runs for ever.
 type Spout struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Own fields of this server; others ignore them.
+	Restart  *Spout_Restart  `protobuf:"bytes,1000,opt,name=restart,proto3" json:"restart,omitempty"`
+	Liveness *Spout_Liveness `protobuf:"bytes,1001,opt,name=liveness,proto3" json:"liveness,omitempty"`
+	// The time between SIGTERM and SIGKILL.
+	GracePeriod   *durationpb.Duration `protobuf:"bytes,1002,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6125,6 +6130,27 @@ func (*Spout) Descriptor() ([]byte, []int) {
 func (x *Spout) GetService() *Service {
 	if x != nil {
 		return x.Service
+	}
+	return nil
+}
+
+func (x *Spout) GetRestart() *Spout_Restart {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *Spout) GetLiveness() *Spout_Liveness {
+	if x != nil {
+		return x.Liveness
+	}
+	return nil
+}
+
+func (x *Spout) GetGracePeriod() *durationpb.Duration {
+	if x != nil {
+		return x.GracePeriod
 	}
 	return nil
 }
@@ -6832,6 +6858,95 @@ func (x *Worker) GetState() WorkerState {
 	return WorkerState_WORKER_STATE_UNKNOWN
 }
 
+// How a worker ended against the pipeline's will.
+type WorkerExit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ordinal of its slot.
+	Worker int32 `protobuf:"varint,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Exit status; -1 after a signal, or if it could not be started.
+	Code int32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	// "SIGKILL"; empty if none.
+	Signal string `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`
+	// One line: how it ended, and why it was stopped if it was found dead.
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Ended         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	RanFor        *durationpb.Duration   `protobuf:"bytes,6,opt,name=ran_for,json=ranFor,proto3" json:"ran_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerExit) Reset() {
+	*x = WorkerExit{}
+	mi := &file_pps_v2_pps_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerExit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerExit) ProtoMessage() {}
+
+func (x *WorkerExit) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerExit.ProtoReflect.Descriptor instead.
+func (*WorkerExit) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *WorkerExit) GetWorker() int32 {
+	if x != nil {
+		return x.Worker
+	}
+	return 0
+}
+
+func (x *WorkerExit) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *WorkerExit) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *WorkerExit) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *WorkerExit) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *WorkerExit) GetRanFor() *durationpb.Duration {
+	if x != nil {
+		return x.RanFor
+	}
+	return nil
+}
+
 type WorkerStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	WorkerId      string                 `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
@@ -6843,7 +6958,7 @@ type WorkerStatus struct {
 
 func (x *WorkerStatus) Reset() {
 	*x = WorkerStatus{}
-	mi := &file_pps_v2_pps_proto_msgTypes[94]
+	mi := &file_pps_v2_pps_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6855,7 +6970,7 @@ func (x *WorkerStatus) String() string {
 func (*WorkerStatus) ProtoMessage() {}
 
 func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[94]
+	mi := &file_pps_v2_pps_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6868,7 +6983,7 @@ func (x *WorkerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStatus.ProtoReflect.Descriptor instead.
 func (*WorkerStatus) Descriptor() ([]byte, []int) {
-	return file_pps_v2_pps_proto_rawDescGZIP(), []int{94}
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *WorkerStatus) GetWorkerId() string {
@@ -6919,7 +7034,7 @@ type JobInfo_Details struct {
 
 func (x *JobInfo_Details) Reset() {
 	*x = JobInfo_Details{}
-	mi := &file_pps_v2_pps_proto_msgTypes[95]
+	mi := &file_pps_v2_pps_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6931,7 +7046,7 @@ func (x *JobInfo_Details) String() string {
 func (*JobInfo_Details) ProtoMessage() {}
 
 func (x *JobInfo_Details) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[95]
+	mi := &file_pps_v2_pps_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7089,7 +7204,7 @@ type ListDatumRequest_Filter struct {
 
 func (x *ListDatumRequest_Filter) Reset() {
 	*x = ListDatumRequest_Filter{}
-	mi := &file_pps_v2_pps_proto_msgTypes[96]
+	mi := &file_pps_v2_pps_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7101,7 +7216,7 @@ func (x *ListDatumRequest_Filter) String() string {
 func (*ListDatumRequest_Filter) ProtoMessage() {}
 
 func (x *ListDatumRequest_Filter) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[96]
+	mi := &file_pps_v2_pps_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7165,6 +7280,15 @@ type PipelineInfo_Details struct {
 	Determined              *Determined            `protobuf:"bytes,36,opt,name=determined,proto3" json:"determined,omitempty"`
 	MaximumExpectedUptime   *durationpb.Duration   `protobuf:"bytes,37,opt,name=maximum_expected_uptime,json=maximumExpectedUptime,proto3" json:"maximum_expected_uptime,omitempty"`
 	WorkersStartedAt        *timestamppb.Timestamp `protobuf:"bytes,38,opt,name=workers_started_at,json=workersStartedAt,proto3" json:"workers_started_at,omitempty"`
+	// Own fields of this server. How often a worker of this version was started
+	// again after it had ended against the pipeline's will.
+	Restarts uint64 `protobuf:"varint,1000,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// The last such end.
+	LastExit *WorkerExit `protobuf:"bytes,1001,opt,name=last_exit,json=lastExit,proto3" json:"last_exit,omitempty"`
+	// When a worker that waits is started next.
+	NextStart *timestamppb.Timestamp `protobuf:"bytes,1002,opt,name=next_start,json=nextStart,proto3" json:"next_start,omitempty"`
+	// When the newest commit of the output branch was made.
+	LastCommit *timestamppb.Timestamp `protobuf:"bytes,1003,opt,name=last_commit,json=lastCommit,proto3" json:"last_commit,omitempty"`
 	// Own field of this server: what the spec asks for and its workers cannot be
 	// held to, in words.
 	Warnings      []string `protobuf:"bytes,1010,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -7174,7 +7298,7 @@ type PipelineInfo_Details struct {
 
 func (x *PipelineInfo_Details) Reset() {
 	*x = PipelineInfo_Details{}
-	mi := &file_pps_v2_pps_proto_msgTypes[99]
+	mi := &file_pps_v2_pps_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7186,7 +7310,7 @@ func (x *PipelineInfo_Details) String() string {
 func (*PipelineInfo_Details) ProtoMessage() {}
 
 func (x *PipelineInfo_Details) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[99]
+	mi := &file_pps_v2_pps_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7468,6 +7592,34 @@ func (x *PipelineInfo_Details) GetWorkersStartedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PipelineInfo_Details) GetRestarts() uint64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *PipelineInfo_Details) GetLastExit() *WorkerExit {
+	if x != nil {
+		return x.LastExit
+	}
+	return nil
+}
+
+func (x *PipelineInfo_Details) GetNextStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStart
+	}
+	return nil
+}
+
+func (x *PipelineInfo_Details) GetLastCommit() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastCommit
+	}
+	return nil
+}
+
 func (x *PipelineInfo_Details) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
@@ -7485,7 +7637,7 @@ type PipelinePicker_PipelineName struct {
 
 func (x *PipelinePicker_PipelineName) Reset() {
 	*x = PipelinePicker_PipelineName{}
-	mi := &file_pps_v2_pps_proto_msgTypes[101]
+	mi := &file_pps_v2_pps_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7497,7 +7649,7 @@ func (x *PipelinePicker_PipelineName) String() string {
 func (*PipelinePicker_PipelineName) ProtoMessage() {}
 
 func (x *PipelinePicker_PipelineName) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[101]
+	mi := &file_pps_v2_pps_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7525,6 +7677,366 @@ func (x *PipelinePicker_PipelineName) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+// When a worker that ended is started again. What is left out is the daemon's default.
+type Spout_Restart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pause after the first failure; each further one in a row doubles it.
+	InitialBackoff *durationpb.Duration `protobuf:"bytes,1,opt,name=initial_backoff,json=initialBackoff,proto3" json:"initial_backoff,omitempty"`
+	// The longest pause.
+	MaxBackoff *durationpb.Duration `protobuf:"bytes,2,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
+	// A worker that was up so long starts over with the first pause.
+	ResetAfter    *durationpb.Duration `protobuf:"bytes,3,opt,name=reset_after,json=resetAfter,proto3" json:"reset_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spout_Restart) Reset() {
+	*x = Spout_Restart{}
+	mi := &file_pps_v2_pps_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spout_Restart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spout_Restart) ProtoMessage() {}
+
+func (x *Spout_Restart) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spout_Restart.ProtoReflect.Descriptor instead.
+func (*Spout_Restart) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{83, 0}
+}
+
+func (x *Spout_Restart) GetInitialBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.InitialBackoff
+	}
+	return nil
+}
+
+func (x *Spout_Restart) GetMaxBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.MaxBackoff
+	}
+	return nil
+}
+
+func (x *Spout_Restart) GetResetAfter() *durationpb.Duration {
+	if x != nil {
+		return x.ResetAfter
+	}
+	return nil
+}
+
+// How a worker that hangs is told from one that works. A worker that is found
+// dead is stopped and started again as if it had ended by itself.
+type Spout_Liveness struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Check:
+	//
+	//	*Spout_Liveness_Tcp_
+	//	*Spout_Liveness_Http_
+	//	*Spout_Liveness_Exec_
+	//	*Spout_Liveness_CommitEvery
+	Check isSpout_Liveness_Check `protobuf_oneof:"check"`
+	// From the end of one probe to the next; 10 s if left out.
+	Interval *durationpb.Duration `protobuf:"bytes,5,opt,name=interval,proto3" json:"interval,omitempty"`
+	// A probe that takes longer has failed; 5 s if left out.
+	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// So many failed probes in a row make a worker dead; 3 if left out.
+	FailureThreshold int32 `protobuf:"varint,7,opt,name=failure_threshold,json=failureThreshold,proto3" json:"failure_threshold,omitempty"`
+	// From the start of a worker to its first probe; the interval if left out.
+	InitialDelay  *durationpb.Duration `protobuf:"bytes,8,opt,name=initial_delay,json=initialDelay,proto3" json:"initial_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spout_Liveness) Reset() {
+	*x = Spout_Liveness{}
+	mi := &file_pps_v2_pps_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spout_Liveness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spout_Liveness) ProtoMessage() {}
+
+func (x *Spout_Liveness) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spout_Liveness.ProtoReflect.Descriptor instead.
+func (*Spout_Liveness) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{83, 1}
+}
+
+func (x *Spout_Liveness) GetCheck() isSpout_Liveness_Check {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *Spout_Liveness) GetTcp() *Spout_Liveness_Tcp {
+	if x != nil {
+		if x, ok := x.Check.(*Spout_Liveness_Tcp_); ok {
+			return x.Tcp
+		}
+	}
+	return nil
+}
+
+func (x *Spout_Liveness) GetHttp() *Spout_Liveness_Http {
+	if x != nil {
+		if x, ok := x.Check.(*Spout_Liveness_Http_); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *Spout_Liveness) GetExec() *Spout_Liveness_Exec {
+	if x != nil {
+		if x, ok := x.Check.(*Spout_Liveness_Exec_); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
+func (x *Spout_Liveness) GetCommitEvery() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.Check.(*Spout_Liveness_CommitEvery); ok {
+			return x.CommitEvery
+		}
+	}
+	return nil
+}
+
+func (x *Spout_Liveness) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Spout_Liveness) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Spout_Liveness) GetFailureThreshold() int32 {
+	if x != nil {
+		return x.FailureThreshold
+	}
+	return 0
+}
+
+func (x *Spout_Liveness) GetInitialDelay() *durationpb.Duration {
+	if x != nil {
+		return x.InitialDelay
+	}
+	return nil
+}
+
+type isSpout_Liveness_Check interface {
+	isSpout_Liveness_Check()
+}
+
+type Spout_Liveness_Tcp_ struct {
+	Tcp *Spout_Liveness_Tcp `protobuf:"bytes,1,opt,name=tcp,proto3,oneof"`
+}
+
+type Spout_Liveness_Http_ struct {
+	Http *Spout_Liveness_Http `protobuf:"bytes,2,opt,name=http,proto3,oneof"`
+}
+
+type Spout_Liveness_Exec_ struct {
+	Exec *Spout_Liveness_Exec `protobuf:"bytes,3,opt,name=exec,proto3,oneof"`
+}
+
+type Spout_Liveness_CommitEvery struct {
+	// The head of the output branch moves at least that often.
+	CommitEvery *durationpb.Duration `protobuf:"bytes,4,opt,name=commit_every,json=commitEvery,proto3,oneof"`
+}
+
+func (*Spout_Liveness_Tcp_) isSpout_Liveness_Check() {}
+
+func (*Spout_Liveness_Http_) isSpout_Liveness_Check() {}
+
+func (*Spout_Liveness_Exec_) isSpout_Liveness_Check() {}
+
+func (*Spout_Liveness_CommitEvery) isSpout_Liveness_Check() {}
+
+// A TCP port of the worker that takes connections.
+type Spout_Liveness_Tcp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          int32                  `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spout_Liveness_Tcp) Reset() {
+	*x = Spout_Liveness_Tcp{}
+	mi := &file_pps_v2_pps_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spout_Liveness_Tcp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spout_Liveness_Tcp) ProtoMessage() {}
+
+func (x *Spout_Liveness_Tcp) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spout_Liveness_Tcp.ProtoReflect.Descriptor instead.
+func (*Spout_Liveness_Tcp) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{83, 1, 0}
+}
+
+func (x *Spout_Liveness_Tcp) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// A GET that is answered with a status from 200 to 399.
+type Spout_Liveness_Http struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          int32                  `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spout_Liveness_Http) Reset() {
+	*x = Spout_Liveness_Http{}
+	mi := &file_pps_v2_pps_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spout_Liveness_Http) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spout_Liveness_Http) ProtoMessage() {}
+
+func (x *Spout_Liveness_Http) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spout_Liveness_Http.ProtoReflect.Descriptor instead.
+func (*Spout_Liveness_Http) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{83, 1, 1}
+}
+
+func (x *Spout_Liveness_Http) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Spout_Liveness_Http) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// A command that ends with status 0, run in the worker's environment.
+type Spout_Liveness_Exec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       []string               `protobuf:"bytes,1,rep,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spout_Liveness_Exec) Reset() {
+	*x = Spout_Liveness_Exec{}
+	mi := &file_pps_v2_pps_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spout_Liveness_Exec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spout_Liveness_Exec) ProtoMessage() {}
+
+func (x *Spout_Liveness_Exec) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spout_Liveness_Exec.ProtoReflect.Descriptor instead.
+func (*Spout_Liveness_Exec) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{83, 1, 2}
+}
+
+func (x *Spout_Liveness_Exec) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
 }
 
 var File_pps_v2_pps_proto protoreflect.FileDescriptor
@@ -7871,7 +8383,7 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\bconstant\x18\x01 \x01(\x04R\bconstant\"I\n" +
 	"\bPipeline\x12)\n" +
 	"\aproject\x18\x02 \x01(\v2\x0f.pfs_v2.ProjectR\aproject\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xd2\x14\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x9b\x16\n" +
 	"\fPipelineInfo\x12,\n" +
 	"\bpipeline\x18\x01 \x01(\v2\x10.pps_v2.PipelineR\bpipeline\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12/\n" +
@@ -7889,7 +8401,7 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\adetails\x18\f \x01(\v2\x1c.pps_v2.PipelineInfo.DetailsR\adetails\x12$\n" +
 	"\x0euser_spec_json\x18\r \x01(\tR\fuserSpecJson\x12.\n" +
 	"\x13effective_spec_json\x18\x0e \x01(\tR\x11effectiveSpecJson\x12>\n" +
-	"\bmetadata\x18\x0f \x03(\v2\".pps_v2.PipelineInfo.MetadataEntryR\bmetadata\x1a\xb2\x0e\n" +
+	"\bmetadata\x18\x0f \x03(\v2\".pps_v2.PipelineInfo.MetadataEntryR\bmetadata\x1a\xfb\x0f\n" +
 	"\aDetails\x12/\n" +
 	"\ttransform\x18\x01 \x01(\v2\x11.pps_v2.TransformR\ttransform\x12$\n" +
 	"\x06tf_job\x18\x02 \x01(\v2\r.pps_v2.TFJobR\x05tfJob\x12B\n" +
@@ -7937,6 +8449,12 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"determined\x12Q\n" +
 	"\x17maximum_expected_uptime\x18% \x01(\v2\x19.google.protobuf.DurationR\x15maximumExpectedUptime\x12H\n" +
 	"\x12workers_started_at\x18& \x01(\v2\x1a.google.protobuf.TimestampR\x10workersStartedAt\x12\x1b\n" +
+	"\brestarts\x18\xe8\a \x01(\x04R\brestarts\x120\n" +
+	"\tlast_exit\x18\xe9\a \x01(\v2\x12.pps_v2.WorkerExitR\blastExit\x12:\n" +
+	"\n" +
+	"next_start\x18\xea\a \x01(\v2\x1a.google.protobuf.TimestampR\tnextStart\x12<\n" +
+	"\vlast_commit\x18\xeb\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastCommit\x12\x1b\n" +
 	"\bwarnings\x18\xf2\a \x03(\tR\bwarnings\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -8064,9 +8582,35 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x122\n" +
 	"\x15project_defaults_json\x18\x05 \x01(\tR\x13projectDefaultsJson\"]\n" +
 	"\x1aSetProjectDefaultsResponse\x12?\n" +
-	"\x12affected_pipelines\x18\x01 \x03(\v2\x10.pps_v2.PipelineR\x11affectedPipelines\"2\n" +
+	"\x12affected_pipelines\x18\x01 \x03(\v2\x10.pps_v2.PipelineR\x11affectedPipelines\"\xd2\a\n" +
 	"\x05Spout\x12)\n" +
-	"\aservice\x18\x01 \x01(\v2\x0f.pps_v2.ServiceR\aservice\"V\n" +
+	"\aservice\x18\x01 \x01(\v2\x0f.pps_v2.ServiceR\aservice\x120\n" +
+	"\arestart\x18\xe8\a \x01(\v2\x15.pps_v2.Spout.RestartR\arestart\x123\n" +
+	"\bliveness\x18\xe9\a \x01(\v2\x16.pps_v2.Spout.LivenessR\bliveness\x12=\n" +
+	"\fgrace_period\x18\xea\a \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x1a\xc5\x01\n" +
+	"\aRestart\x12B\n" +
+	"\x0finitial_backoff\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0einitialBackoff\x12:\n" +
+	"\vmax_backoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"maxBackoff\x12:\n" +
+	"\vreset_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"resetAfter\x1a\xaf\x04\n" +
+	"\bLiveness\x12.\n" +
+	"\x03tcp\x18\x01 \x01(\v2\x1a.pps_v2.Spout.Liveness.TcpH\x00R\x03tcp\x121\n" +
+	"\x04http\x18\x02 \x01(\v2\x1b.pps_v2.Spout.Liveness.HttpH\x00R\x04http\x121\n" +
+	"\x04exec\x18\x03 \x01(\v2\x1b.pps_v2.Spout.Liveness.ExecH\x00R\x04exec\x12>\n" +
+	"\fcommit_every\x18\x04 \x01(\v2\x19.google.protobuf.DurationH\x00R\vcommitEvery\x125\n" +
+	"\binterval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
+	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12+\n" +
+	"\x11failure_threshold\x18\a \x01(\x05R\x10failureThreshold\x12>\n" +
+	"\rinitial_delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\finitialDelay\x1a\x19\n" +
+	"\x03Tcp\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\x05R\x04port\x1a.\n" +
+	"\x04Http\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\x05R\x04port\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x1a \n" +
+	"\x04Exec\x12\x18\n" +
+	"\acommand\x18\x01 \x03(\tR\acommandB\a\n" +
+	"\x05check\"V\n" +
 	"\x17StartCreateDatumRequest\x12#\n" +
 	"\x05input\x18\x01 \x01(\v2\r.pps_v2.InputR\x05input\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\"D\n" +
@@ -8130,7 +8674,15 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\x05stats\x18\v \x01(\v2\x14.pps_v2.ProcessStatsR\x05stats\"G\n" +
 	"\x06Worker\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x13.pps_v2.WorkerStateR\x05state\"z\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x13.pps_v2.WorkerStateR\x05state\"\xce\x01\n" +
+	"\n" +
+	"WorkerExit\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\x05R\x06worker\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06signal\x18\x03 \x01(\tR\x06signal\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x120\n" +
+	"\x05ended\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x122\n" +
+	"\aran_for\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06ranFor\"z\n" +
 	"\fWorkerStatus\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x126\n" +
@@ -8242,7 +8794,7 @@ func file_pps_v2_pps_proto_rawDescGZIP() []byte {
 }
 
 var file_pps_v2_pps_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_pps_v2_pps_proto_msgTypes = make([]protoimpl.MessageInfo, 105)
+var file_pps_v2_pps_proto_msgTypes = make([]protoimpl.MessageInfo, 111)
 var file_pps_v2_pps_proto_goTypes = []any{
 	(DatumState)(0),                     // 0: pps_v2.DatumState
 	(JobState)(0),                       // 1: pps_v2.JobState
@@ -8346,33 +8898,39 @@ var file_pps_v2_pps_proto_goTypes = []any{
 	(*Transform)(nil),                   // 99: pps_v2.Transform
 	(*UpdateJobStateRequest)(nil),       // 100: pps_v2.UpdateJobStateRequest
 	(*Worker)(nil),                      // 101: pps_v2.Worker
-	(*WorkerStatus)(nil),                // 102: pps_v2.WorkerStatus
-	(*JobInfo_Details)(nil),             // 103: pps_v2.JobInfo.Details
-	(*ListDatumRequest_Filter)(nil),     // 104: pps_v2.ListDatumRequest.Filter
-	nil,                                 // 105: pps_v2.Metadata.AnnotationsEntry
-	nil,                                 // 106: pps_v2.Metadata.LabelsEntry
-	(*PipelineInfo_Details)(nil),        // 107: pps_v2.PipelineInfo.Details
-	nil,                                 // 108: pps_v2.PipelineInfo.MetadataEntry
-	(*PipelinePicker_PipelineName)(nil), // 109: pps_v2.PipelinePicker.PipelineName
-	nil,                                 // 110: pps_v2.RenderTemplateRequest.ArgsEntry
-	nil,                                 // 111: pps_v2.SchedulingSpec.NodeSelectorEntry
-	nil,                                 // 112: pps_v2.Transform.EnvEntry
-	(*pfs_v2.Project)(nil),              // 113: pfs_v2.Project
-	(*durationpb.Duration)(nil),         // 114: google.protobuf.Duration
-	(*pfs_v2.Commit)(nil),               // 115: pfs_v2.Commit
-	(*timestamppb.Timestamp)(nil),       // 116: google.protobuf.Timestamp
-	(*pfs_v2.File)(nil),                 // 117: pfs_v2.File
-	(*pfs_v2.FileInfo)(nil),             // 118: pfs_v2.FileInfo
-	(*pfs_v2.ObjectStorageEgress)(nil),  // 119: pfs_v2.ObjectStorageEgress
-	(*pfs_v2.SQLDatabaseEgress)(nil),    // 120: pfs_v2.SQLDatabaseEgress
-	(*pfs_v2.CommitSet)(nil),            // 121: pfs_v2.CommitSet
-	(*pfs_v2.Trigger)(nil),              // 122: pfs_v2.Trigger
-	(*pfs_v2.PropagationSpec)(nil),      // 123: pfs_v2.PropagationSpec
-	(*pfs_v2.ProjectPicker)(nil),        // 124: pfs_v2.ProjectPicker
-	(*wrapperspb.Int64Value)(nil),       // 125: google.protobuf.Int64Value
-	(*emptypb.Empty)(nil),               // 126: google.protobuf.Empty
-	(*taskapi.ListTaskRequest)(nil),     // 127: taskapi.ListTaskRequest
-	(*taskapi.TaskInfo)(nil),            // 128: taskapi.TaskInfo
+	(*WorkerExit)(nil),                  // 102: pps_v2.WorkerExit
+	(*WorkerStatus)(nil),                // 103: pps_v2.WorkerStatus
+	(*JobInfo_Details)(nil),             // 104: pps_v2.JobInfo.Details
+	(*ListDatumRequest_Filter)(nil),     // 105: pps_v2.ListDatumRequest.Filter
+	nil,                                 // 106: pps_v2.Metadata.AnnotationsEntry
+	nil,                                 // 107: pps_v2.Metadata.LabelsEntry
+	(*PipelineInfo_Details)(nil),        // 108: pps_v2.PipelineInfo.Details
+	nil,                                 // 109: pps_v2.PipelineInfo.MetadataEntry
+	(*PipelinePicker_PipelineName)(nil), // 110: pps_v2.PipelinePicker.PipelineName
+	nil,                                 // 111: pps_v2.RenderTemplateRequest.ArgsEntry
+	nil,                                 // 112: pps_v2.SchedulingSpec.NodeSelectorEntry
+	(*Spout_Restart)(nil),               // 113: pps_v2.Spout.Restart
+	(*Spout_Liveness)(nil),              // 114: pps_v2.Spout.Liveness
+	(*Spout_Liveness_Tcp)(nil),          // 115: pps_v2.Spout.Liveness.Tcp
+	(*Spout_Liveness_Http)(nil),         // 116: pps_v2.Spout.Liveness.Http
+	(*Spout_Liveness_Exec)(nil),         // 117: pps_v2.Spout.Liveness.Exec
+	nil,                                 // 118: pps_v2.Transform.EnvEntry
+	(*pfs_v2.Project)(nil),              // 119: pfs_v2.Project
+	(*durationpb.Duration)(nil),         // 120: google.protobuf.Duration
+	(*pfs_v2.Commit)(nil),               // 121: pfs_v2.Commit
+	(*timestamppb.Timestamp)(nil),       // 122: google.protobuf.Timestamp
+	(*pfs_v2.File)(nil),                 // 123: pfs_v2.File
+	(*pfs_v2.FileInfo)(nil),             // 124: pfs_v2.FileInfo
+	(*pfs_v2.ObjectStorageEgress)(nil),  // 125: pfs_v2.ObjectStorageEgress
+	(*pfs_v2.SQLDatabaseEgress)(nil),    // 126: pfs_v2.SQLDatabaseEgress
+	(*pfs_v2.CommitSet)(nil),            // 127: pfs_v2.CommitSet
+	(*pfs_v2.Trigger)(nil),              // 128: pfs_v2.Trigger
+	(*pfs_v2.PropagationSpec)(nil),      // 129: pfs_v2.PropagationSpec
+	(*pfs_v2.ProjectPicker)(nil),        // 130: pfs_v2.ProjectPicker
+	(*wrapperspb.Int64Value)(nil),       // 131: google.protobuf.Int64Value
+	(*emptypb.Empty)(nil),               // 132: google.protobuf.Empty
+	(*taskapi.ListTaskRequest)(nil),     // 133: taskapi.ListTaskRequest
+	(*taskapi.TaskInfo)(nil),            // 134: taskapi.TaskInfo
 }
 var file_pps_v2_pps_proto_depIdxs = []int32{
 	10,  // 0: pps_v2.AggregateProcessStats.download_time:type_name -> pps_v2.Aggregate
@@ -8380,8 +8938,8 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	10,  // 2: pps_v2.AggregateProcessStats.upload_time:type_name -> pps_v2.Aggregate
 	10,  // 3: pps_v2.AggregateProcessStats.download_bytes:type_name -> pps_v2.Aggregate
 	10,  // 4: pps_v2.AggregateProcessStats.upload_bytes:type_name -> pps_v2.Aggregate
-	113, // 5: pps_v2.CheckStatusRequest.project:type_name -> pfs_v2.Project
-	113, // 6: pps_v2.CheckStatusResponse.project:type_name -> pfs_v2.Project
+	119, // 5: pps_v2.CheckStatusRequest.project:type_name -> pfs_v2.Project
+	119, // 6: pps_v2.CheckStatusResponse.project:type_name -> pfs_v2.Project
 	62,  // 7: pps_v2.CheckStatusResponse.pipeline:type_name -> pps_v2.Pipeline
 	17,  // 8: pps_v2.ClusterDefaults.create_pipeline_request:type_name -> pps_v2.CreatePipelineRequest
 	92,  // 9: pps_v2.CreateDatumRequest.start:type_name -> pps_v2.StartCreateDatumRequest
@@ -8398,38 +8956,38 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	86,  // 20: pps_v2.CreatePipelineRequest.service:type_name -> pps_v2.Service
 	91,  // 21: pps_v2.CreatePipelineRequest.spout:type_name -> pps_v2.Spout
 	25,  // 22: pps_v2.CreatePipelineRequest.datum_set_spec:type_name -> pps_v2.DatumSetSpec
-	114, // 23: pps_v2.CreatePipelineRequest.datum_timeout:type_name -> google.protobuf.Duration
-	114, // 24: pps_v2.CreatePipelineRequest.job_timeout:type_name -> google.protobuf.Duration
+	120, // 23: pps_v2.CreatePipelineRequest.datum_timeout:type_name -> google.protobuf.Duration
+	120, // 24: pps_v2.CreatePipelineRequest.job_timeout:type_name -> google.protobuf.Duration
 	81,  // 25: pps_v2.CreatePipelineRequest.scheduling_spec:type_name -> pps_v2.SchedulingSpec
-	115, // 26: pps_v2.CreatePipelineRequest.spec_commit:type_name -> pfs_v2.Commit
+	121, // 26: pps_v2.CreatePipelineRequest.spec_commit:type_name -> pfs_v2.Commit
 	59,  // 27: pps_v2.CreatePipelineRequest.metadata:type_name -> pps_v2.Metadata
 	98,  // 28: pps_v2.CreatePipelineRequest.tolerations:type_name -> pps_v2.Toleration
 	75,  // 29: pps_v2.CreatePipelineRequest.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
 	32,  // 30: pps_v2.CreatePipelineRequest.determined:type_name -> pps_v2.Determined
-	114, // 31: pps_v2.CreatePipelineRequest.maximum_expected_uptime:type_name -> google.protobuf.Duration
+	120, // 31: pps_v2.CreatePipelineRequest.maximum_expected_uptime:type_name -> google.protobuf.Duration
 	17,  // 32: pps_v2.CreatePipelineTransaction.create_pipeline_request:type_name -> pps_v2.CreatePipelineRequest
-	116, // 33: pps_v2.CronInput.start:type_name -> google.protobuf.Timestamp
+	122, // 33: pps_v2.CronInput.start:type_name -> google.protobuf.Timestamp
 	47,  // 34: pps_v2.Datum.job:type_name -> pps_v2.Job
 	23,  // 35: pps_v2.DatumInfo.datum:type_name -> pps_v2.Datum
 	0,   // 36: pps_v2.DatumInfo.state:type_name -> pps_v2.DatumState
 	70,  // 37: pps_v2.DatumInfo.stats:type_name -> pps_v2.ProcessStats
-	117, // 38: pps_v2.DatumInfo.pfs_state:type_name -> pfs_v2.File
-	118, // 39: pps_v2.DatumInfo.data:type_name -> pfs_v2.FileInfo
-	116, // 40: pps_v2.DatumStatus.started:type_name -> google.protobuf.Timestamp
+	123, // 38: pps_v2.DatumInfo.pfs_state:type_name -> pfs_v2.File
+	124, // 39: pps_v2.DatumInfo.data:type_name -> pfs_v2.FileInfo
+	122, // 40: pps_v2.DatumStatus.started:type_name -> google.protobuf.Timestamp
 	41,  // 41: pps_v2.DatumStatus.data:type_name -> pps_v2.InputFile
 	47,  // 42: pps_v2.DeleteJobRequest.job:type_name -> pps_v2.Job
 	62,  // 43: pps_v2.DeletePipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	113, // 44: pps_v2.DeletePipelinesRequest.projects:type_name -> pfs_v2.Project
+	119, // 44: pps_v2.DeletePipelinesRequest.projects:type_name -> pfs_v2.Project
 	62,  // 45: pps_v2.DeletePipelinesResponse.pipelines:type_name -> pps_v2.Pipeline
 	82,  // 46: pps_v2.DeleteSecretRequest.secret:type_name -> pps_v2.Secret
-	119, // 47: pps_v2.Egress.object_storage:type_name -> pfs_v2.ObjectStorageEgress
-	120, // 48: pps_v2.Egress.sql_database:type_name -> pfs_v2.SQLDatabaseEgress
+	125, // 47: pps_v2.Egress.object_storage:type_name -> pfs_v2.ObjectStorageEgress
+	126, // 48: pps_v2.Egress.sql_database:type_name -> pfs_v2.SQLDatabaseEgress
 	62,  // 49: pps_v2.GetLogsRequest.pipeline:type_name -> pps_v2.Pipeline
 	47,  // 50: pps_v2.GetLogsRequest.job:type_name -> pps_v2.Job
 	23,  // 51: pps_v2.GetLogsRequest.datum:type_name -> pps_v2.Datum
-	114, // 52: pps_v2.GetLogsRequest.since:type_name -> google.protobuf.Duration
-	113, // 53: pps_v2.GetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
-	116, // 54: pps_v2.GetProjectDefaultsResponse.created_at:type_name -> google.protobuf.Timestamp
+	120, // 52: pps_v2.GetLogsRequest.since:type_name -> google.protobuf.Duration
+	119, // 53: pps_v2.GetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
+	122, // 54: pps_v2.GetProjectDefaultsResponse.created_at:type_name -> google.protobuf.Timestamp
 	60,  // 55: pps_v2.Input.pfs:type_name -> pps_v2.PFSInput
 	40,  // 56: pps_v2.Input.join:type_name -> pps_v2.Input
 	40,  // 57: pps_v2.Input.group:type_name -> pps_v2.Input
@@ -8443,213 +9001,231 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	82,  // 65: pps_v2.InspectSecretRequest.secret:type_name -> pps_v2.Secret
 	62,  // 66: pps_v2.Job.pipeline:type_name -> pps_v2.Pipeline
 	47,  // 67: pps_v2.JobInfo.job:type_name -> pps_v2.Job
-	115, // 68: pps_v2.JobInfo.output_commit:type_name -> pfs_v2.Commit
+	121, // 68: pps_v2.JobInfo.output_commit:type_name -> pfs_v2.Commit
 	70,  // 69: pps_v2.JobInfo.stats:type_name -> pps_v2.ProcessStats
 	1,   // 70: pps_v2.JobInfo.state:type_name -> pps_v2.JobState
-	116, // 71: pps_v2.JobInfo.created:type_name -> google.protobuf.Timestamp
-	116, // 72: pps_v2.JobInfo.started:type_name -> google.protobuf.Timestamp
-	116, // 73: pps_v2.JobInfo.finished:type_name -> google.protobuf.Timestamp
-	103, // 74: pps_v2.JobInfo.details:type_name -> pps_v2.JobInfo.Details
-	115, // 75: pps_v2.JobInput.commit:type_name -> pfs_v2.Commit
+	122, // 71: pps_v2.JobInfo.created:type_name -> google.protobuf.Timestamp
+	122, // 72: pps_v2.JobInfo.started:type_name -> google.protobuf.Timestamp
+	122, // 73: pps_v2.JobInfo.finished:type_name -> google.protobuf.Timestamp
+	104, // 74: pps_v2.JobInfo.details:type_name -> pps_v2.JobInfo.Details
+	121, // 75: pps_v2.JobInput.commit:type_name -> pfs_v2.Commit
 	50,  // 76: pps_v2.JobSetInfo.job_set:type_name -> pps_v2.JobSet
 	48,  // 77: pps_v2.JobSetInfo.jobs:type_name -> pps_v2.JobInfo
 	47,  // 78: pps_v2.ListDatumRequest.job:type_name -> pps_v2.Job
 	40,  // 79: pps_v2.ListDatumRequest.input:type_name -> pps_v2.Input
-	104, // 80: pps_v2.ListDatumRequest.filter:type_name -> pps_v2.ListDatumRequest.Filter
-	113, // 81: pps_v2.ListJobRequest.projects:type_name -> pfs_v2.Project
+	105, // 80: pps_v2.ListDatumRequest.filter:type_name -> pps_v2.ListDatumRequest.Filter
+	119, // 81: pps_v2.ListJobRequest.projects:type_name -> pfs_v2.Project
 	62,  // 82: pps_v2.ListJobRequest.pipeline:type_name -> pps_v2.Pipeline
-	115, // 83: pps_v2.ListJobRequest.input_commit:type_name -> pfs_v2.Commit
-	116, // 84: pps_v2.ListJobRequest.paginationMarker:type_name -> google.protobuf.Timestamp
-	113, // 85: pps_v2.ListJobSetRequest.projects:type_name -> pfs_v2.Project
-	116, // 86: pps_v2.ListJobSetRequest.paginationMarker:type_name -> google.protobuf.Timestamp
+	121, // 83: pps_v2.ListJobRequest.input_commit:type_name -> pfs_v2.Commit
+	122, // 84: pps_v2.ListJobRequest.paginationMarker:type_name -> google.protobuf.Timestamp
+	119, // 85: pps_v2.ListJobSetRequest.projects:type_name -> pfs_v2.Project
+	122, // 86: pps_v2.ListJobSetRequest.paginationMarker:type_name -> google.protobuf.Timestamp
 	62,  // 87: pps_v2.ListPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	121, // 88: pps_v2.ListPipelineRequest.commit_set:type_name -> pfs_v2.CommitSet
-	113, // 89: pps_v2.ListPipelineRequest.projects:type_name -> pfs_v2.Project
+	127, // 88: pps_v2.ListPipelineRequest.commit_set:type_name -> pfs_v2.CommitSet
+	119, // 89: pps_v2.ListPipelineRequest.projects:type_name -> pfs_v2.Project
 	65,  // 90: pps_v2.ListPipelineRequest.page:type_name -> pps_v2.PipelinePage
 	41,  // 91: pps_v2.LogMessage.data:type_name -> pps_v2.InputFile
-	116, // 92: pps_v2.LogMessage.ts:type_name -> google.protobuf.Timestamp
-	114, // 93: pps_v2.LokiRequest.since:type_name -> google.protobuf.Duration
-	105, // 94: pps_v2.Metadata.annotations:type_name -> pps_v2.Metadata.AnnotationsEntry
-	106, // 95: pps_v2.Metadata.labels:type_name -> pps_v2.Metadata.LabelsEntry
-	122, // 96: pps_v2.PFSInput.trigger:type_name -> pfs_v2.Trigger
-	123, // 97: pps_v2.PFSInput.propagation_spec:type_name -> pfs_v2.PropagationSpec
-	113, // 98: pps_v2.Pipeline.project:type_name -> pfs_v2.Project
+	122, // 92: pps_v2.LogMessage.ts:type_name -> google.protobuf.Timestamp
+	120, // 93: pps_v2.LokiRequest.since:type_name -> google.protobuf.Duration
+	106, // 94: pps_v2.Metadata.annotations:type_name -> pps_v2.Metadata.AnnotationsEntry
+	107, // 95: pps_v2.Metadata.labels:type_name -> pps_v2.Metadata.LabelsEntry
+	128, // 96: pps_v2.PFSInput.trigger:type_name -> pfs_v2.Trigger
+	129, // 97: pps_v2.PFSInput.propagation_spec:type_name -> pfs_v2.PropagationSpec
+	119, // 98: pps_v2.Pipeline.project:type_name -> pfs_v2.Project
 	62,  // 99: pps_v2.PipelineInfo.pipeline:type_name -> pps_v2.Pipeline
-	115, // 100: pps_v2.PipelineInfo.spec_commit:type_name -> pfs_v2.Commit
+	121, // 100: pps_v2.PipelineInfo.spec_commit:type_name -> pfs_v2.Commit
 	2,   // 101: pps_v2.PipelineInfo.state:type_name -> pps_v2.PipelineState
 	1,   // 102: pps_v2.PipelineInfo.last_job_state:type_name -> pps_v2.JobState
 	6,   // 103: pps_v2.PipelineInfo.type:type_name -> pps_v2.PipelineInfo.PipelineType
-	107, // 104: pps_v2.PipelineInfo.details:type_name -> pps_v2.PipelineInfo.Details
-	108, // 105: pps_v2.PipelineInfo.metadata:type_name -> pps_v2.PipelineInfo.MetadataEntry
+	108, // 104: pps_v2.PipelineInfo.details:type_name -> pps_v2.PipelineInfo.Details
+	109, // 105: pps_v2.PipelineInfo.metadata:type_name -> pps_v2.PipelineInfo.MetadataEntry
 	63,  // 106: pps_v2.PipelineInfos.pipeline_info:type_name -> pps_v2.PipelineInfo
 	7,   // 107: pps_v2.PipelinePage.order:type_name -> pps_v2.PipelinePage.Ordering
-	109, // 108: pps_v2.PipelinePicker.name:type_name -> pps_v2.PipelinePicker.PipelineName
-	113, // 109: pps_v2.PipelinesSummary.project:type_name -> pfs_v2.Project
-	124, // 110: pps_v2.PipelinesSummaryRequest.projects:type_name -> pfs_v2.ProjectPicker
+	110, // 108: pps_v2.PipelinePicker.name:type_name -> pps_v2.PipelinePicker.PipelineName
+	119, // 109: pps_v2.PipelinesSummary.project:type_name -> pfs_v2.Project
+	130, // 110: pps_v2.PipelinesSummaryRequest.projects:type_name -> pfs_v2.ProjectPicker
 	67,  // 111: pps_v2.PipelinesSummaryResponse.summaries:type_name -> pps_v2.PipelinesSummary
-	114, // 112: pps_v2.ProcessStats.download_time:type_name -> google.protobuf.Duration
-	114, // 113: pps_v2.ProcessStats.process_time:type_name -> google.protobuf.Duration
-	114, // 114: pps_v2.ProcessStats.upload_time:type_name -> google.protobuf.Duration
+	120, // 112: pps_v2.ProcessStats.download_time:type_name -> google.protobuf.Duration
+	120, // 113: pps_v2.ProcessStats.process_time:type_name -> google.protobuf.Duration
+	120, // 114: pps_v2.ProcessStats.upload_time:type_name -> google.protobuf.Duration
 	17,  // 115: pps_v2.ProjectDefaults.create_pipeline_request:type_name -> pps_v2.CreatePipelineRequest
-	110, // 116: pps_v2.RenderTemplateRequest.args:type_name -> pps_v2.RenderTemplateRequest.ArgsEntry
+	111, // 116: pps_v2.RenderTemplateRequest.args:type_name -> pps_v2.RenderTemplateRequest.ArgsEntry
 	17,  // 117: pps_v2.RenderTemplateResponse.specs:type_name -> pps_v2.CreatePipelineRequest
 	62,  // 118: pps_v2.RerunPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
 	34,  // 119: pps_v2.ResourceSpec.gpu:type_name -> pps_v2.GPUSpec
 	47,  // 120: pps_v2.RestartDatumRequest.job:type_name -> pps_v2.Job
 	62,  // 121: pps_v2.RunCronRequest.pipeline:type_name -> pps_v2.Pipeline
 	62,  // 122: pps_v2.RunPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	115, // 123: pps_v2.RunPipelineRequest.provenance:type_name -> pfs_v2.Commit
-	111, // 124: pps_v2.SchedulingSpec.node_selector:type_name -> pps_v2.SchedulingSpec.NodeSelectorEntry
+	121, // 123: pps_v2.RunPipelineRequest.provenance:type_name -> pfs_v2.Commit
+	112, // 124: pps_v2.SchedulingSpec.node_selector:type_name -> pps_v2.SchedulingSpec.NodeSelectorEntry
 	82,  // 125: pps_v2.SecretInfo.secret:type_name -> pps_v2.Secret
-	116, // 126: pps_v2.SecretInfo.creation_timestamp:type_name -> google.protobuf.Timestamp
+	122, // 126: pps_v2.SecretInfo.creation_timestamp:type_name -> google.protobuf.Timestamp
 	83,  // 127: pps_v2.SecretInfos.secret_info:type_name -> pps_v2.SecretInfo
 	62,  // 128: pps_v2.SetClusterDefaultsResponse.affected_pipelines:type_name -> pps_v2.Pipeline
-	113, // 129: pps_v2.SetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
+	119, // 129: pps_v2.SetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
 	62,  // 130: pps_v2.SetProjectDefaultsResponse.affected_pipelines:type_name -> pps_v2.Pipeline
 	86,  // 131: pps_v2.Spout.service:type_name -> pps_v2.Service
-	40,  // 132: pps_v2.StartCreateDatumRequest.input:type_name -> pps_v2.Input
-	62,  // 133: pps_v2.StartPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	47,  // 134: pps_v2.StopJobRequest.job:type_name -> pps_v2.Job
-	62,  // 135: pps_v2.StopPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	62,  // 136: pps_v2.SubscribeJobRequest.pipeline:type_name -> pps_v2.Pipeline
-	4,   // 137: pps_v2.Toleration.operator:type_name -> pps_v2.TolerationOperator
-	3,   // 138: pps_v2.Toleration.effect:type_name -> pps_v2.TaintEffect
-	125, // 139: pps_v2.Toleration.toleration_seconds:type_name -> google.protobuf.Int64Value
-	112, // 140: pps_v2.Transform.env:type_name -> pps_v2.Transform.EnvEntry
-	85,  // 141: pps_v2.Transform.secrets:type_name -> pps_v2.SecretMount
-	47,  // 142: pps_v2.UpdateJobStateRequest.job:type_name -> pps_v2.Job
-	1,   // 143: pps_v2.UpdateJobStateRequest.state:type_name -> pps_v2.JobState
-	70,  // 144: pps_v2.UpdateJobStateRequest.stats:type_name -> pps_v2.ProcessStats
-	5,   // 145: pps_v2.Worker.state:type_name -> pps_v2.WorkerState
-	26,  // 146: pps_v2.WorkerStatus.datum_status:type_name -> pps_v2.DatumStatus
-	99,  // 147: pps_v2.JobInfo.Details.transform:type_name -> pps_v2.Transform
-	61,  // 148: pps_v2.JobInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
-	33,  // 149: pps_v2.JobInfo.Details.egress:type_name -> pps_v2.Egress
-	86,  // 150: pps_v2.JobInfo.Details.service:type_name -> pps_v2.Service
-	91,  // 151: pps_v2.JobInfo.Details.spout:type_name -> pps_v2.Spout
-	102, // 152: pps_v2.JobInfo.Details.worker_status:type_name -> pps_v2.WorkerStatus
-	75,  // 153: pps_v2.JobInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
-	75,  // 154: pps_v2.JobInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
-	75,  // 155: pps_v2.JobInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
-	40,  // 156: pps_v2.JobInfo.Details.input:type_name -> pps_v2.Input
-	25,  // 157: pps_v2.JobInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
-	114, // 158: pps_v2.JobInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
-	114, // 159: pps_v2.JobInfo.Details.job_timeout:type_name -> google.protobuf.Duration
-	81,  // 160: pps_v2.JobInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
-	75,  // 161: pps_v2.JobInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
-	0,   // 162: pps_v2.ListDatumRequest.Filter.state:type_name -> pps_v2.DatumState
-	99,  // 163: pps_v2.PipelineInfo.Details.transform:type_name -> pps_v2.Transform
-	97,  // 164: pps_v2.PipelineInfo.Details.tf_job:type_name -> pps_v2.TFJob
-	61,  // 165: pps_v2.PipelineInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
-	33,  // 166: pps_v2.PipelineInfo.Details.egress:type_name -> pps_v2.Egress
-	116, // 167: pps_v2.PipelineInfo.Details.created_at:type_name -> google.protobuf.Timestamp
-	116, // 168: pps_v2.PipelineInfo.Details.updated_at:type_name -> google.protobuf.Timestamp
-	75,  // 169: pps_v2.PipelineInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
-	75,  // 170: pps_v2.PipelineInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
-	75,  // 171: pps_v2.PipelineInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
-	40,  // 172: pps_v2.PipelineInfo.Details.input:type_name -> pps_v2.Input
-	86,  // 173: pps_v2.PipelineInfo.Details.service:type_name -> pps_v2.Service
-	91,  // 174: pps_v2.PipelineInfo.Details.spout:type_name -> pps_v2.Spout
-	25,  // 175: pps_v2.PipelineInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
-	114, // 176: pps_v2.PipelineInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
-	114, // 177: pps_v2.PipelineInfo.Details.job_timeout:type_name -> google.protobuf.Duration
-	81,  // 178: pps_v2.PipelineInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
-	59,  // 179: pps_v2.PipelineInfo.Details.metadata:type_name -> pps_v2.Metadata
-	98,  // 180: pps_v2.PipelineInfo.Details.tolerations:type_name -> pps_v2.Toleration
-	75,  // 181: pps_v2.PipelineInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
-	32,  // 182: pps_v2.PipelineInfo.Details.determined:type_name -> pps_v2.Determined
-	114, // 183: pps_v2.PipelineInfo.Details.maximum_expected_uptime:type_name -> google.protobuf.Duration
-	116, // 184: pps_v2.PipelineInfo.Details.workers_started_at:type_name -> google.protobuf.Timestamp
-	124, // 185: pps_v2.PipelinePicker.PipelineName.project:type_name -> pfs_v2.ProjectPicker
-	43,  // 186: pps_v2.API.InspectJob:input_type -> pps_v2.InspectJobRequest
-	44,  // 187: pps_v2.API.InspectJobSet:input_type -> pps_v2.InspectJobSetRequest
-	53,  // 188: pps_v2.API.ListJob:input_type -> pps_v2.ListJobRequest
-	54,  // 189: pps_v2.API.ListJobSet:input_type -> pps_v2.ListJobSetRequest
-	96,  // 190: pps_v2.API.SubscribeJob:input_type -> pps_v2.SubscribeJobRequest
-	27,  // 191: pps_v2.API.DeleteJob:input_type -> pps_v2.DeleteJobRequest
-	94,  // 192: pps_v2.API.StopJob:input_type -> pps_v2.StopJobRequest
-	42,  // 193: pps_v2.API.InspectDatum:input_type -> pps_v2.InspectDatumRequest
-	52,  // 194: pps_v2.API.ListDatum:input_type -> pps_v2.ListDatumRequest
-	16,  // 195: pps_v2.API.CreateDatum:input_type -> pps_v2.CreateDatumRequest
-	76,  // 196: pps_v2.API.RestartDatum:input_type -> pps_v2.RestartDatumRequest
-	74,  // 197: pps_v2.API.RerunPipeline:input_type -> pps_v2.RerunPipelineRequest
-	17,  // 198: pps_v2.API.CreatePipeline:input_type -> pps_v2.CreatePipelineRequest
-	19,  // 199: pps_v2.API.CreatePipelineV2:input_type -> pps_v2.CreatePipelineV2Request
-	45,  // 200: pps_v2.API.InspectPipeline:input_type -> pps_v2.InspectPipelineRequest
-	55,  // 201: pps_v2.API.ListPipeline:input_type -> pps_v2.ListPipelineRequest
-	28,  // 202: pps_v2.API.DeletePipeline:input_type -> pps_v2.DeletePipelineRequest
-	29,  // 203: pps_v2.API.DeletePipelines:input_type -> pps_v2.DeletePipelinesRequest
-	93,  // 204: pps_v2.API.StartPipeline:input_type -> pps_v2.StartPipelineRequest
-	95,  // 205: pps_v2.API.StopPipeline:input_type -> pps_v2.StopPipelineRequest
-	80,  // 206: pps_v2.API.RunPipeline:input_type -> pps_v2.RunPipelineRequest
-	77,  // 207: pps_v2.API.RunCron:input_type -> pps_v2.RunCronRequest
-	12,  // 208: pps_v2.API.CheckStatus:input_type -> pps_v2.CheckStatusRequest
-	21,  // 209: pps_v2.API.CreateSecret:input_type -> pps_v2.CreateSecretRequest
-	31,  // 210: pps_v2.API.DeleteSecret:input_type -> pps_v2.DeleteSecretRequest
-	126, // 211: pps_v2.API.ListSecret:input_type -> google.protobuf.Empty
-	46,  // 212: pps_v2.API.InspectSecret:input_type -> pps_v2.InspectSecretRequest
-	126, // 213: pps_v2.API.DeleteAll:input_type -> google.protobuf.Empty
-	37,  // 214: pps_v2.API.GetLogs:input_type -> pps_v2.GetLogsRequest
-	8,   // 215: pps_v2.API.ActivateAuth:input_type -> pps_v2.ActivateAuthRequest
-	100, // 216: pps_v2.API.UpdateJobState:input_type -> pps_v2.UpdateJobStateRequest
-	78,  // 217: pps_v2.API.RunLoadTest:input_type -> pps_v2.RunLoadTestRequest
-	126, // 218: pps_v2.API.RunLoadTestDefault:input_type -> google.protobuf.Empty
-	72,  // 219: pps_v2.API.RenderTemplate:input_type -> pps_v2.RenderTemplateRequest
-	127, // 220: pps_v2.API.ListTask:input_type -> taskapi.ListTaskRequest
-	58,  // 221: pps_v2.API.GetKubeEvents:input_type -> pps_v2.LokiRequest
-	58,  // 222: pps_v2.API.QueryLoki:input_type -> pps_v2.LokiRequest
-	35,  // 223: pps_v2.API.GetClusterDefaults:input_type -> pps_v2.GetClusterDefaultsRequest
-	87,  // 224: pps_v2.API.SetClusterDefaults:input_type -> pps_v2.SetClusterDefaultsRequest
-	38,  // 225: pps_v2.API.GetProjectDefaults:input_type -> pps_v2.GetProjectDefaultsRequest
-	89,  // 226: pps_v2.API.SetProjectDefaults:input_type -> pps_v2.SetProjectDefaultsRequest
-	68,  // 227: pps_v2.API.PipelinesSummary:input_type -> pps_v2.PipelinesSummaryRequest
-	48,  // 228: pps_v2.API.InspectJob:output_type -> pps_v2.JobInfo
-	48,  // 229: pps_v2.API.InspectJobSet:output_type -> pps_v2.JobInfo
-	48,  // 230: pps_v2.API.ListJob:output_type -> pps_v2.JobInfo
-	51,  // 231: pps_v2.API.ListJobSet:output_type -> pps_v2.JobSetInfo
-	48,  // 232: pps_v2.API.SubscribeJob:output_type -> pps_v2.JobInfo
-	126, // 233: pps_v2.API.DeleteJob:output_type -> google.protobuf.Empty
-	126, // 234: pps_v2.API.StopJob:output_type -> google.protobuf.Empty
-	24,  // 235: pps_v2.API.InspectDatum:output_type -> pps_v2.DatumInfo
-	24,  // 236: pps_v2.API.ListDatum:output_type -> pps_v2.DatumInfo
-	24,  // 237: pps_v2.API.CreateDatum:output_type -> pps_v2.DatumInfo
-	126, // 238: pps_v2.API.RestartDatum:output_type -> google.protobuf.Empty
-	126, // 239: pps_v2.API.RerunPipeline:output_type -> google.protobuf.Empty
-	126, // 240: pps_v2.API.CreatePipeline:output_type -> google.protobuf.Empty
-	20,  // 241: pps_v2.API.CreatePipelineV2:output_type -> pps_v2.CreatePipelineV2Response
-	63,  // 242: pps_v2.API.InspectPipeline:output_type -> pps_v2.PipelineInfo
-	63,  // 243: pps_v2.API.ListPipeline:output_type -> pps_v2.PipelineInfo
-	126, // 244: pps_v2.API.DeletePipeline:output_type -> google.protobuf.Empty
-	30,  // 245: pps_v2.API.DeletePipelines:output_type -> pps_v2.DeletePipelinesResponse
-	126, // 246: pps_v2.API.StartPipeline:output_type -> google.protobuf.Empty
-	126, // 247: pps_v2.API.StopPipeline:output_type -> google.protobuf.Empty
-	126, // 248: pps_v2.API.RunPipeline:output_type -> google.protobuf.Empty
-	126, // 249: pps_v2.API.RunCron:output_type -> google.protobuf.Empty
-	13,  // 250: pps_v2.API.CheckStatus:output_type -> pps_v2.CheckStatusResponse
-	126, // 251: pps_v2.API.CreateSecret:output_type -> google.protobuf.Empty
-	126, // 252: pps_v2.API.DeleteSecret:output_type -> google.protobuf.Empty
-	84,  // 253: pps_v2.API.ListSecret:output_type -> pps_v2.SecretInfos
-	83,  // 254: pps_v2.API.InspectSecret:output_type -> pps_v2.SecretInfo
-	126, // 255: pps_v2.API.DeleteAll:output_type -> google.protobuf.Empty
-	56,  // 256: pps_v2.API.GetLogs:output_type -> pps_v2.LogMessage
-	9,   // 257: pps_v2.API.ActivateAuth:output_type -> pps_v2.ActivateAuthResponse
-	126, // 258: pps_v2.API.UpdateJobState:output_type -> google.protobuf.Empty
-	79,  // 259: pps_v2.API.RunLoadTest:output_type -> pps_v2.RunLoadTestResponse
-	79,  // 260: pps_v2.API.RunLoadTestDefault:output_type -> pps_v2.RunLoadTestResponse
-	73,  // 261: pps_v2.API.RenderTemplate:output_type -> pps_v2.RenderTemplateResponse
-	128, // 262: pps_v2.API.ListTask:output_type -> taskapi.TaskInfo
-	57,  // 263: pps_v2.API.GetKubeEvents:output_type -> pps_v2.LokiLogMessage
-	57,  // 264: pps_v2.API.QueryLoki:output_type -> pps_v2.LokiLogMessage
-	36,  // 265: pps_v2.API.GetClusterDefaults:output_type -> pps_v2.GetClusterDefaultsResponse
-	88,  // 266: pps_v2.API.SetClusterDefaults:output_type -> pps_v2.SetClusterDefaultsResponse
-	39,  // 267: pps_v2.API.GetProjectDefaults:output_type -> pps_v2.GetProjectDefaultsResponse
-	90,  // 268: pps_v2.API.SetProjectDefaults:output_type -> pps_v2.SetProjectDefaultsResponse
-	69,  // 269: pps_v2.API.PipelinesSummary:output_type -> pps_v2.PipelinesSummaryResponse
-	228, // [228:270] is the sub-list for method output_type
-	186, // [186:228] is the sub-list for method input_type
-	186, // [186:186] is the sub-list for extension type_name
-	186, // [186:186] is the sub-list for extension extendee
-	0,   // [0:186] is the sub-list for field type_name
+	113, // 132: pps_v2.Spout.restart:type_name -> pps_v2.Spout.Restart
+	114, // 133: pps_v2.Spout.liveness:type_name -> pps_v2.Spout.Liveness
+	120, // 134: pps_v2.Spout.grace_period:type_name -> google.protobuf.Duration
+	40,  // 135: pps_v2.StartCreateDatumRequest.input:type_name -> pps_v2.Input
+	62,  // 136: pps_v2.StartPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
+	47,  // 137: pps_v2.StopJobRequest.job:type_name -> pps_v2.Job
+	62,  // 138: pps_v2.StopPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
+	62,  // 139: pps_v2.SubscribeJobRequest.pipeline:type_name -> pps_v2.Pipeline
+	4,   // 140: pps_v2.Toleration.operator:type_name -> pps_v2.TolerationOperator
+	3,   // 141: pps_v2.Toleration.effect:type_name -> pps_v2.TaintEffect
+	131, // 142: pps_v2.Toleration.toleration_seconds:type_name -> google.protobuf.Int64Value
+	118, // 143: pps_v2.Transform.env:type_name -> pps_v2.Transform.EnvEntry
+	85,  // 144: pps_v2.Transform.secrets:type_name -> pps_v2.SecretMount
+	47,  // 145: pps_v2.UpdateJobStateRequest.job:type_name -> pps_v2.Job
+	1,   // 146: pps_v2.UpdateJobStateRequest.state:type_name -> pps_v2.JobState
+	70,  // 147: pps_v2.UpdateJobStateRequest.stats:type_name -> pps_v2.ProcessStats
+	5,   // 148: pps_v2.Worker.state:type_name -> pps_v2.WorkerState
+	122, // 149: pps_v2.WorkerExit.ended:type_name -> google.protobuf.Timestamp
+	120, // 150: pps_v2.WorkerExit.ran_for:type_name -> google.protobuf.Duration
+	26,  // 151: pps_v2.WorkerStatus.datum_status:type_name -> pps_v2.DatumStatus
+	99,  // 152: pps_v2.JobInfo.Details.transform:type_name -> pps_v2.Transform
+	61,  // 153: pps_v2.JobInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
+	33,  // 154: pps_v2.JobInfo.Details.egress:type_name -> pps_v2.Egress
+	86,  // 155: pps_v2.JobInfo.Details.service:type_name -> pps_v2.Service
+	91,  // 156: pps_v2.JobInfo.Details.spout:type_name -> pps_v2.Spout
+	103, // 157: pps_v2.JobInfo.Details.worker_status:type_name -> pps_v2.WorkerStatus
+	75,  // 158: pps_v2.JobInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
+	75,  // 159: pps_v2.JobInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
+	75,  // 160: pps_v2.JobInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
+	40,  // 161: pps_v2.JobInfo.Details.input:type_name -> pps_v2.Input
+	25,  // 162: pps_v2.JobInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
+	120, // 163: pps_v2.JobInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
+	120, // 164: pps_v2.JobInfo.Details.job_timeout:type_name -> google.protobuf.Duration
+	81,  // 165: pps_v2.JobInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
+	75,  // 166: pps_v2.JobInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
+	0,   // 167: pps_v2.ListDatumRequest.Filter.state:type_name -> pps_v2.DatumState
+	99,  // 168: pps_v2.PipelineInfo.Details.transform:type_name -> pps_v2.Transform
+	97,  // 169: pps_v2.PipelineInfo.Details.tf_job:type_name -> pps_v2.TFJob
+	61,  // 170: pps_v2.PipelineInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
+	33,  // 171: pps_v2.PipelineInfo.Details.egress:type_name -> pps_v2.Egress
+	122, // 172: pps_v2.PipelineInfo.Details.created_at:type_name -> google.protobuf.Timestamp
+	122, // 173: pps_v2.PipelineInfo.Details.updated_at:type_name -> google.protobuf.Timestamp
+	75,  // 174: pps_v2.PipelineInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
+	75,  // 175: pps_v2.PipelineInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
+	75,  // 176: pps_v2.PipelineInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
+	40,  // 177: pps_v2.PipelineInfo.Details.input:type_name -> pps_v2.Input
+	86,  // 178: pps_v2.PipelineInfo.Details.service:type_name -> pps_v2.Service
+	91,  // 179: pps_v2.PipelineInfo.Details.spout:type_name -> pps_v2.Spout
+	25,  // 180: pps_v2.PipelineInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
+	120, // 181: pps_v2.PipelineInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
+	120, // 182: pps_v2.PipelineInfo.Details.job_timeout:type_name -> google.protobuf.Duration
+	81,  // 183: pps_v2.PipelineInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
+	59,  // 184: pps_v2.PipelineInfo.Details.metadata:type_name -> pps_v2.Metadata
+	98,  // 185: pps_v2.PipelineInfo.Details.tolerations:type_name -> pps_v2.Toleration
+	75,  // 186: pps_v2.PipelineInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
+	32,  // 187: pps_v2.PipelineInfo.Details.determined:type_name -> pps_v2.Determined
+	120, // 188: pps_v2.PipelineInfo.Details.maximum_expected_uptime:type_name -> google.protobuf.Duration
+	122, // 189: pps_v2.PipelineInfo.Details.workers_started_at:type_name -> google.protobuf.Timestamp
+	102, // 190: pps_v2.PipelineInfo.Details.last_exit:type_name -> pps_v2.WorkerExit
+	122, // 191: pps_v2.PipelineInfo.Details.next_start:type_name -> google.protobuf.Timestamp
+	122, // 192: pps_v2.PipelineInfo.Details.last_commit:type_name -> google.protobuf.Timestamp
+	130, // 193: pps_v2.PipelinePicker.PipelineName.project:type_name -> pfs_v2.ProjectPicker
+	120, // 194: pps_v2.Spout.Restart.initial_backoff:type_name -> google.protobuf.Duration
+	120, // 195: pps_v2.Spout.Restart.max_backoff:type_name -> google.protobuf.Duration
+	120, // 196: pps_v2.Spout.Restart.reset_after:type_name -> google.protobuf.Duration
+	115, // 197: pps_v2.Spout.Liveness.tcp:type_name -> pps_v2.Spout.Liveness.Tcp
+	116, // 198: pps_v2.Spout.Liveness.http:type_name -> pps_v2.Spout.Liveness.Http
+	117, // 199: pps_v2.Spout.Liveness.exec:type_name -> pps_v2.Spout.Liveness.Exec
+	120, // 200: pps_v2.Spout.Liveness.commit_every:type_name -> google.protobuf.Duration
+	120, // 201: pps_v2.Spout.Liveness.interval:type_name -> google.protobuf.Duration
+	120, // 202: pps_v2.Spout.Liveness.timeout:type_name -> google.protobuf.Duration
+	120, // 203: pps_v2.Spout.Liveness.initial_delay:type_name -> google.protobuf.Duration
+	43,  // 204: pps_v2.API.InspectJob:input_type -> pps_v2.InspectJobRequest
+	44,  // 205: pps_v2.API.InspectJobSet:input_type -> pps_v2.InspectJobSetRequest
+	53,  // 206: pps_v2.API.ListJob:input_type -> pps_v2.ListJobRequest
+	54,  // 207: pps_v2.API.ListJobSet:input_type -> pps_v2.ListJobSetRequest
+	96,  // 208: pps_v2.API.SubscribeJob:input_type -> pps_v2.SubscribeJobRequest
+	27,  // 209: pps_v2.API.DeleteJob:input_type -> pps_v2.DeleteJobRequest
+	94,  // 210: pps_v2.API.StopJob:input_type -> pps_v2.StopJobRequest
+	42,  // 211: pps_v2.API.InspectDatum:input_type -> pps_v2.InspectDatumRequest
+	52,  // 212: pps_v2.API.ListDatum:input_type -> pps_v2.ListDatumRequest
+	16,  // 213: pps_v2.API.CreateDatum:input_type -> pps_v2.CreateDatumRequest
+	76,  // 214: pps_v2.API.RestartDatum:input_type -> pps_v2.RestartDatumRequest
+	74,  // 215: pps_v2.API.RerunPipeline:input_type -> pps_v2.RerunPipelineRequest
+	17,  // 216: pps_v2.API.CreatePipeline:input_type -> pps_v2.CreatePipelineRequest
+	19,  // 217: pps_v2.API.CreatePipelineV2:input_type -> pps_v2.CreatePipelineV2Request
+	45,  // 218: pps_v2.API.InspectPipeline:input_type -> pps_v2.InspectPipelineRequest
+	55,  // 219: pps_v2.API.ListPipeline:input_type -> pps_v2.ListPipelineRequest
+	28,  // 220: pps_v2.API.DeletePipeline:input_type -> pps_v2.DeletePipelineRequest
+	29,  // 221: pps_v2.API.DeletePipelines:input_type -> pps_v2.DeletePipelinesRequest
+	93,  // 222: pps_v2.API.StartPipeline:input_type -> pps_v2.StartPipelineRequest
+	95,  // 223: pps_v2.API.StopPipeline:input_type -> pps_v2.StopPipelineRequest
+	80,  // 224: pps_v2.API.RunPipeline:input_type -> pps_v2.RunPipelineRequest
+	77,  // 225: pps_v2.API.RunCron:input_type -> pps_v2.RunCronRequest
+	12,  // 226: pps_v2.API.CheckStatus:input_type -> pps_v2.CheckStatusRequest
+	21,  // 227: pps_v2.API.CreateSecret:input_type -> pps_v2.CreateSecretRequest
+	31,  // 228: pps_v2.API.DeleteSecret:input_type -> pps_v2.DeleteSecretRequest
+	132, // 229: pps_v2.API.ListSecret:input_type -> google.protobuf.Empty
+	46,  // 230: pps_v2.API.InspectSecret:input_type -> pps_v2.InspectSecretRequest
+	132, // 231: pps_v2.API.DeleteAll:input_type -> google.protobuf.Empty
+	37,  // 232: pps_v2.API.GetLogs:input_type -> pps_v2.GetLogsRequest
+	8,   // 233: pps_v2.API.ActivateAuth:input_type -> pps_v2.ActivateAuthRequest
+	100, // 234: pps_v2.API.UpdateJobState:input_type -> pps_v2.UpdateJobStateRequest
+	78,  // 235: pps_v2.API.RunLoadTest:input_type -> pps_v2.RunLoadTestRequest
+	132, // 236: pps_v2.API.RunLoadTestDefault:input_type -> google.protobuf.Empty
+	72,  // 237: pps_v2.API.RenderTemplate:input_type -> pps_v2.RenderTemplateRequest
+	133, // 238: pps_v2.API.ListTask:input_type -> taskapi.ListTaskRequest
+	58,  // 239: pps_v2.API.GetKubeEvents:input_type -> pps_v2.LokiRequest
+	58,  // 240: pps_v2.API.QueryLoki:input_type -> pps_v2.LokiRequest
+	35,  // 241: pps_v2.API.GetClusterDefaults:input_type -> pps_v2.GetClusterDefaultsRequest
+	87,  // 242: pps_v2.API.SetClusterDefaults:input_type -> pps_v2.SetClusterDefaultsRequest
+	38,  // 243: pps_v2.API.GetProjectDefaults:input_type -> pps_v2.GetProjectDefaultsRequest
+	89,  // 244: pps_v2.API.SetProjectDefaults:input_type -> pps_v2.SetProjectDefaultsRequest
+	68,  // 245: pps_v2.API.PipelinesSummary:input_type -> pps_v2.PipelinesSummaryRequest
+	48,  // 246: pps_v2.API.InspectJob:output_type -> pps_v2.JobInfo
+	48,  // 247: pps_v2.API.InspectJobSet:output_type -> pps_v2.JobInfo
+	48,  // 248: pps_v2.API.ListJob:output_type -> pps_v2.JobInfo
+	51,  // 249: pps_v2.API.ListJobSet:output_type -> pps_v2.JobSetInfo
+	48,  // 250: pps_v2.API.SubscribeJob:output_type -> pps_v2.JobInfo
+	132, // 251: pps_v2.API.DeleteJob:output_type -> google.protobuf.Empty
+	132, // 252: pps_v2.API.StopJob:output_type -> google.protobuf.Empty
+	24,  // 253: pps_v2.API.InspectDatum:output_type -> pps_v2.DatumInfo
+	24,  // 254: pps_v2.API.ListDatum:output_type -> pps_v2.DatumInfo
+	24,  // 255: pps_v2.API.CreateDatum:output_type -> pps_v2.DatumInfo
+	132, // 256: pps_v2.API.RestartDatum:output_type -> google.protobuf.Empty
+	132, // 257: pps_v2.API.RerunPipeline:output_type -> google.protobuf.Empty
+	132, // 258: pps_v2.API.CreatePipeline:output_type -> google.protobuf.Empty
+	20,  // 259: pps_v2.API.CreatePipelineV2:output_type -> pps_v2.CreatePipelineV2Response
+	63,  // 260: pps_v2.API.InspectPipeline:output_type -> pps_v2.PipelineInfo
+	63,  // 261: pps_v2.API.ListPipeline:output_type -> pps_v2.PipelineInfo
+	132, // 262: pps_v2.API.DeletePipeline:output_type -> google.protobuf.Empty
+	30,  // 263: pps_v2.API.DeletePipelines:output_type -> pps_v2.DeletePipelinesResponse
+	132, // 264: pps_v2.API.StartPipeline:output_type -> google.protobuf.Empty
+	132, // 265: pps_v2.API.StopPipeline:output_type -> google.protobuf.Empty
+	132, // 266: pps_v2.API.RunPipeline:output_type -> google.protobuf.Empty
+	132, // 267: pps_v2.API.RunCron:output_type -> google.protobuf.Empty
+	13,  // 268: pps_v2.API.CheckStatus:output_type -> pps_v2.CheckStatusResponse
+	132, // 269: pps_v2.API.CreateSecret:output_type -> google.protobuf.Empty
+	132, // 270: pps_v2.API.DeleteSecret:output_type -> google.protobuf.Empty
+	84,  // 271: pps_v2.API.ListSecret:output_type -> pps_v2.SecretInfos
+	83,  // 272: pps_v2.API.InspectSecret:output_type -> pps_v2.SecretInfo
+	132, // 273: pps_v2.API.DeleteAll:output_type -> google.protobuf.Empty
+	56,  // 274: pps_v2.API.GetLogs:output_type -> pps_v2.LogMessage
+	9,   // 275: pps_v2.API.ActivateAuth:output_type -> pps_v2.ActivateAuthResponse
+	132, // 276: pps_v2.API.UpdateJobState:output_type -> google.protobuf.Empty
+	79,  // 277: pps_v2.API.RunLoadTest:output_type -> pps_v2.RunLoadTestResponse
+	79,  // 278: pps_v2.API.RunLoadTestDefault:output_type -> pps_v2.RunLoadTestResponse
+	73,  // 279: pps_v2.API.RenderTemplate:output_type -> pps_v2.RenderTemplateResponse
+	134, // 280: pps_v2.API.ListTask:output_type -> taskapi.TaskInfo
+	57,  // 281: pps_v2.API.GetKubeEvents:output_type -> pps_v2.LokiLogMessage
+	57,  // 282: pps_v2.API.QueryLoki:output_type -> pps_v2.LokiLogMessage
+	36,  // 283: pps_v2.API.GetClusterDefaults:output_type -> pps_v2.GetClusterDefaultsResponse
+	88,  // 284: pps_v2.API.SetClusterDefaults:output_type -> pps_v2.SetClusterDefaultsResponse
+	39,  // 285: pps_v2.API.GetProjectDefaults:output_type -> pps_v2.GetProjectDefaultsResponse
+	90,  // 286: pps_v2.API.SetProjectDefaults:output_type -> pps_v2.SetProjectDefaultsResponse
+	69,  // 287: pps_v2.API.PipelinesSummary:output_type -> pps_v2.PipelinesSummaryResponse
+	246, // [246:288] is the sub-list for method output_type
+	204, // [204:246] is the sub-list for method input_type
+	204, // [204:204] is the sub-list for extension type_name
+	204, // [204:204] is the sub-list for extension extendee
+	0,   // [0:204] is the sub-list for field type_name
 }
 
 func init() { file_pps_v2_pps_proto_init() }
@@ -8672,13 +9248,19 @@ func file_pps_v2_pps_proto_init() {
 	file_pps_v2_pps_proto_msgTypes[58].OneofWrappers = []any{
 		(*PipelinePicker_Name)(nil),
 	}
+	file_pps_v2_pps_proto_msgTypes[106].OneofWrappers = []any{
+		(*Spout_Liveness_Tcp_)(nil),
+		(*Spout_Liveness_Http_)(nil),
+		(*Spout_Liveness_Exec_)(nil),
+		(*Spout_Liveness_CommitEvery)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pps_v2_pps_proto_rawDesc), len(file_pps_v2_pps_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   105,
+			NumMessages:   111,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -229,7 +229,10 @@ type CommitRecord struct {
 	// from the root to this one: equal to it unless one between was squashed.
 	Ordinal uint64 `protobuf:"varint,6,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
 	// The commit's content was given up, by ForgetCommit; layers is empty.
-	Forgotten     bool `protobuf:"varint,7,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	Forgotten bool `protobuf:"varint,7,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// Who opened it and has not finished it, if it is somebody whose right to
+	// write may end (pfs.Writer); its commits are dropped then.
+	Writer        string `protobuf:"bytes,20,opt,name=writer,proto3" json:"writer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +314,13 @@ func (x *CommitRecord) GetForgotten() bool {
 		return x.Forgotten
 	}
 	return false
+}
+
+func (x *CommitRecord) GetWriter() string {
+	if x != nil {
+		return x.Writer
+	}
+	return ""
 }
 
 // LayerRef points from a commit to one of its layers.
@@ -802,6 +812,9 @@ type PipelineStatus struct {
 	NextStart        *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=next_start,json=nextStart,proto3" json:"next_start,omitempty"`
 	// The record's generation that this status speaks of.
 	Generation uint64 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Starts after an end against the pipeline's will.
+	Restarts uint64             `protobuf:"varint,9,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	LastExit *pps_v2.WorkerExit `protobuf:"bytes,10,opt,name=last_exit,json=lastExit,proto3" json:"last_exit,omitempty"`
 	// What the spec asks for and the workers cannot be held to.
 	Warnings      []string `protobuf:"bytes,20,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -892,6 +905,20 @@ func (x *PipelineStatus) GetGeneration() uint64 {
 		return x.Generation
 	}
 	return 0
+}
+
+func (x *PipelineStatus) GetRestarts() uint64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *PipelineStatus) GetLastExit() *pps_v2.WorkerExit {
+	if x != nil {
+		return x.LastExit
+	}
+	return nil
 }
 
 func (x *PipelineStatus) GetWarnings() []string {
@@ -1208,6 +1235,70 @@ func (x *GarbageReport) GetBytes() int64 {
 	return 0
 }
 
+// DaemonRecord is a daemon that shares in running the spouts, or the one that runs
+// a pipeline's; its keys hang on the daemon's lease.
+type DaemonRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stable over restarts of a data directory.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// For people.
+	Host          string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Pid           int64  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DaemonRecord) Reset() {
+	*x = DaemonRecord{}
+	mi := &file_record_v1_record_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DaemonRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DaemonRecord) ProtoMessage() {}
+
+func (x *DaemonRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DaemonRecord.ProtoReflect.Descriptor instead.
+func (*DaemonRecord) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DaemonRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DaemonRecord) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DaemonRecord) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
 var File_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_record_v1_record_proto_rawDesc = "" +
@@ -1224,7 +1315,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x11direct_subvenance\x18\x02 \x03(\v2\x0e.pfs_v2.BranchR\x10directSubvenance\x12\x1a\n" +
 	"\btriggers\x18\x03 \x03(\tR\btriggers\">\n" +
 	"\fTriggerClock\x12.\n" +
-	"\x04next\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"\xe8\x01\n" +
+	"\x04next\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"\x80\x02\n" +
 	"\fCommitRecord\x12&\n" +
 	"\x04info\x18\x01 \x01(\v2\x12.pfs_v2.CommitInfoR\x04info\x12\x16\n" +
 	"\x06branch\x18\x02 \x01(\tR\x06branch\x12\x14\n" +
@@ -1233,7 +1324,8 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"own_layers\x18\x05 \x01(\rR\townLayers\x12\x18\n" +
 	"\aordinal\x18\x06 \x01(\x04R\aordinal\x12\x1c\n" +
-	"\tforgotten\x18\a \x01(\bR\tforgotten\"q\n" +
+	"\tforgotten\x18\a \x01(\bR\tforgotten\x12\x16\n" +
+	"\x06writer\x18\x14 \x01(\tR\x06writer\"q\n" +
 	"\bLayerRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rencoded_bytes\x18\x02 \x01(\x04R\fencodedBytes\x12\x18\n" +
@@ -1265,7 +1357,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12!\n" +
-	"\fspec_commits\x18\x03 \x03(\tR\vspecCommits\"\xfe\x02\n" +
+	"\fspec_commits\x18\x03 \x03(\tR\vspecCommits\"\xcb\x03\n" +
 	"\x0ePipelineStatus\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.pps_v2.PipelineStateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12!\n" +
@@ -1278,6 +1370,9 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
 	"generation\x12\x1a\n" +
+	"\brestarts\x18\t \x01(\x04R\brestarts\x12/\n" +
+	"\tlast_exit\x18\n" +
+	" \x01(\v2\x12.pps_v2.WorkerExitR\blastExit\x12\x1a\n" +
 	"\bwarnings\x18\x14 \x03(\tR\bwarnings\"\xc5\x01\n" +
 	"\fSecretRecord\x12&\n" +
 	"\x04info\x18\x01 \x01(\v2\x12.pps_v2.SecretInfoR\x04info\x12\x15\n" +
@@ -1304,7 +1399,11 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06layers\x18\x03 \x01(\x03R\x06layers\x12#\n" +
 	"\rlayer_objects\x18\x04 \x01(\x03R\flayerObjects\x12\x16\n" +
 	"\x06chunks\x18\x05 \x01(\x03R\x06chunks\x12\x14\n" +
-	"\x05bytes\x18\x06 \x01(\x03R\x05bytesB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\"D\n" +
+	"\fDaemonRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x03R\x03pidB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
 
 var (
 	file_record_v1_record_proto_rawDescOnce sync.Once
@@ -1318,7 +1417,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -1336,41 +1435,44 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*GarbageRun)(nil),            // 13: record_v1.GarbageRun
 	(*GarbageMember)(nil),         // 14: record_v1.GarbageMember
 	(*GarbageReport)(nil),         // 15: record_v1.GarbageReport
-	nil,                           // 16: record_v1.SecretRecord.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 18: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 19: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 20: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 21: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 22: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 23: pps_v2.PipelineState
-	(*pps_v2.SecretInfo)(nil),     // 24: pps_v2.SecretInfo
+	(*DaemonRecord)(nil),          // 16: record_v1.DaemonRecord
+	nil,                           // 17: record_v1.SecretRecord.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 19: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 20: pfs_v2.Branch
+	(*pfs_v2.CommitInfo)(nil),     // 21: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 22: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 23: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 24: pps_v2.PipelineState
+	(*pps_v2.WorkerExit)(nil),     // 25: pps_v2.WorkerExit
+	(*pps_v2.SecretInfo)(nil),     // 26: pps_v2.SecretInfo
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	17, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	18, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	19, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	17, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	20, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	18, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	19, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	20, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	18, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	21, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	4,  // 5: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	6,  // 6: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
 	4,  // 7: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	17, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	21, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	18, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	22, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
 	8,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	22, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	23, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	17, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	17, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	24, // 15: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
-	16, // 16: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
-	17, // 17: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
-	17, // 18: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	23, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	24, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	18, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	18, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	25, // 15: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
+	26, // 16: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
+	17, // 17: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
+	18, // 18: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	18, // 19: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -1388,7 +1490,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

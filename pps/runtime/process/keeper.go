@@ -68,15 +68,15 @@ func keep() int {
 	}
 	// As in a container, whatever shell or unit started the daemon.
 	syscall.Umask(0o022)
-	pid, err := forkInGroup(&l)
+	pid, err := forkInGroup(&l, 0, 1, 2)
 	if err != nil {
 		out.Encode(report{Error: explain(err)})
 		return 1
 	}
-	k := &keeper{program: pid, memoryLimit: l.MemoryLimit}
+	k := &keeper{program: pid, memoryLimit: l.MemoryLimit, launch: &l, commands: map[int]int{}, out: out}
 	out.Encode(report{PID: pid})
 
-	orders := make(chan string)
+	orders := make(chan command)
 	go func() {
 		for {
 			var c command
@@ -84,7 +84,7 @@ func keep() int {
 				close(orders)
 				return
 			}
-			orders <- c.Op
+			orders <- c
 		}
 	}()
 	end := k.run(orders, signals)
@@ -99,20 +99,20 @@ func keep() int {
 	return end.Code
 }
 
-// forkInGroup starts the program in its control group. The keeper is there for
+// forkInGroup starts a program in the worker's control group. The keeper is there for
 // that moment only, so that it outlives the worker's memory.
-func forkInGroup(l *launch) (int, error) {
+func forkInGroup(l *launch, files ...uintptr) (int, error) {
 	if l.Group == nil {
-		return fork(l)
+		return fork(l, files...)
 	}
 	leave, err := l.Group.Enter()
 	if err != nil && !l.Bounded {
-		return fork(l)
+		return fork(l, files...)
 	}
 	if err != nil {
 		return 0, err
 	}
-	pid, err := fork(l)
+	pid, err := fork(l, files...)
 	if e := leave(); e != nil && err == nil {
 		syscall.Kill(-pid, syscall.SIGKILL)
 		err = e
@@ -128,9 +128,9 @@ func disband(g *cgroup.Group) {
 	_ = g.End(ctx) // the daemon tries again, now or at its next start
 }
 
-// fork starts the program on the calling thread.
-func fork(l *launch) (int, error) {
-	attr := &syscall.ProcAttr{Dir: l.Dir, Env: l.Env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setpgid: true}}
+// fork starts a program on the calling thread, with files as its first descriptors.
+func fork(l *launch, files ...uintptr) (int, error) {
+	attr := &syscall.ProcAttr{Dir: l.Dir, Env: l.Env, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true}}
 	setDeathSignal(attr.Sys, syscall.SIGKILL)
 	if l.As != nil {
 		attr.Sys.Credential = &syscall.Credential{Uid: l.As.UID, Gid: l.As.GID, Groups: l.As.Groups}
@@ -163,6 +163,9 @@ type keeper struct {
 	end     ending
 
 	memoryLimit int64 // in bytes, to watch over; 0: none
+	launch      *launch
+	commands    map[int]int // of opExec: process id to the daemon's id
+	out         *json.Encoder
 }
 
 // reaping is a child that ended.
@@ -172,7 +175,7 @@ type reaping struct {
 }
 
 // run returns when no descendant is left.
-func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
+func (k *keeper) run(orders <-chan command, signals <-chan os.Signal) ending {
 	children := make(chan reaping)
 	go reap(children)
 	var again, look <-chan time.Time
@@ -183,15 +186,20 @@ func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 	}
 	for {
 		select {
-		case op, ok := <-orders:
+		case c, ok := <-orders:
 			if !ok {
 				orders = nil // the daemon died
 			}
-			if ok && op == opTerm {
+			switch {
+			case ok && c.Op == opTerm:
 				k.asked = true
 				k.signalAll(syscall.SIGTERM)
 				k.signalAll(syscall.SIGCONT) // a stopped process handles nothing
-			} else {
+			case ok && c.Op == opExec:
+				k.exec(c)
+			case ok && c.Op == opCancel:
+				k.cancel(c.ID)
+			default:
 				k.killing = true
 			}
 		case <-signals:
@@ -212,6 +220,10 @@ func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 				k.end = endingOf(c.status)
 				k.end.Memory = memory
 				k.killing = k.killing || !k.asked
+			} else if id, ok := k.commands[c.pid]; ok {
+				delete(k.commands, c.pid)
+				syscall.Kill(-c.pid, syscall.SIGKILL) // what it left in its group
+				k.out.Encode(report{Exec: &result{ID: id, ending: endingOf(c.status)}})
 			}
 		}
 		if k.killing {
@@ -219,6 +231,38 @@ func (k *keeper) run(orders <-chan string, signals <-chan os.Signal) ending {
 			// hence again after every reaping, and by the clock to be sure.
 			k.signalAll(syscall.SIGKILL)
 			again = time.After(100 * time.Millisecond)
+		}
+	}
+}
+
+// exec starts a command beside the program, with nothing on its descriptors.
+func (k *keeper) exec(c command) {
+	refuse := func(why string) { k.out.Encode(report{Exec: &result{ID: c.ID, Error: why}}) }
+	if k.asked || k.killing || k.reaped {
+		refuse("the worker is ending")
+		return
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		refuse(err.Error())
+		return
+	}
+	defer null.Close()
+	l := *k.launch
+	l.Path, l.Args = c.Path, c.Args
+	pid, err := forkInGroup(&l, null.Fd(), null.Fd(), null.Fd())
+	if err != nil {
+		refuse(explain(err))
+		return
+	}
+	k.commands[pid] = c.ID
+}
+
+// cancel kills a command that has not ended.
+func (k *keeper) cancel(id int) {
+	for pid, of := range k.commands {
+		if of == id {
+			syscall.Kill(-pid, syscall.SIGKILL)
 		}
 	}
 }

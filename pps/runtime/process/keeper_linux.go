@@ -27,8 +27,14 @@ func setDeathSignal(attr *syscall.SysProcAttr, sig syscall.Signal) { attr.Pdeath
 // proc is one process of the table.
 type proc struct{ pid, parent, group int }
 
-// descendants lists all living processes below root, from /proc; zombies are left out.
+// descendants lists all living processes below root, from /proc; zombies are left
+// out. One that forks meanwhile may be missed: callers that kill look again.
 func descendants(root int) []proc {
+	if _, err := os.Stat("/proc/thread-self/children"); err == nil {
+		return childrenOf(root, nil)
+	}
+	// Kernels without these files: the whole process table, which a machine with a
+	// thousand workers would rather not have read a thousand times.
 	children := map[int][]proc{}
 	for _, pid := range pids() {
 		if p, alive := readStat(pid); alive {
@@ -40,6 +46,31 @@ func descendants(root int) []proc {
 		p := next[0]
 		next = append(next[1:len(next):len(next)], children[p.pid]...)
 		found = append(found, p)
+	}
+	return found
+}
+
+// childrenOf adds to found what lives below a process, thread by thread.
+func childrenOf(pid int, found []proc) []proc {
+	dir := "/proc/" + strconv.Itoa(pid) + "/task/"
+	threads, err := os.ReadDir(dir)
+	if err != nil {
+		return found
+	}
+	for _, thread := range threads {
+		list, err := os.ReadFile(dir + thread.Name() + "/children")
+		if err != nil {
+			continue // the thread has ended; its children are another's
+		}
+		for _, name := range bytes.Fields(list) {
+			child, err := strconv.Atoi(string(name))
+			if err != nil {
+				continue
+			}
+			if p, alive := readStat(child); alive {
+				found = childrenOf(child, append(found, p))
+			}
+		}
 	}
 	return found
 }

@@ -7,7 +7,8 @@ import "github.com/minipachd/minipachd/pps/runtime/cgroup"
 // The daemon and a keeper exchange JSON values over a socket pair, descriptor
 // controlFD in the keeper. The daemon sends one launch, then any number of
 // commands. The keeper sends one report with PID or Error; after a PID it
-// sends one more, with Exit, when the last process is gone.
+// sends one more, with Exit, when the last process is gone, and before it one
+// with Exec for each opExec.
 
 // controlFD is the keeper's end of the socket pair.
 const controlFD = 3
@@ -38,14 +39,21 @@ type account struct {
 	name, home string
 }
 
-// command is an order to a keeper: opTerm or opKill.
+// command is an order to a keeper.
 type command struct {
 	Op string `json:"op"`
+	// Of opExec and opCancel: which command, chosen by the daemon, and of the
+	// former the program.
+	ID   int      `json:"id,omitempty"`
+	Path string   `json:"path,omitempty"`
+	Args []string `json:"args,omitempty"`
 }
 
 const (
 	opTerm = "term" // SIGTERM to all, then wait for them
 	opKill = "kill" // SIGKILL to all
+	// A command beside the program, and SIGKILL to its process group.
+	opExec, opCancel = "exec", "cancel"
 )
 
 // report is what a keeper has to say.
@@ -53,6 +61,14 @@ type report struct {
 	PID   int     `json:"pid,omitempty"`
 	Error string  `json:"error,omitempty"`
 	Exit  *ending `json:"exit,omitempty"`
+	Exec  *result `json:"exec,omitempty"`
+}
+
+// result is how the command of an opExec ended, or why it did not start.
+type result struct {
+	ID    int    `json:"id"`
+	Error string `json:"error,omitempty"`
+	ending
 }
 
 // ending is how the program itself ended.

@@ -45,8 +45,14 @@ type worker struct {
 	exit chan runtime.Exit
 	done chan struct{} // closed after exit was sent
 
+	path, workDir string // PATH and working directory of its program
+
 	mu      sync.Mutex // guards writes to conn
 	encoder *json.Encoder
+
+	execMu sync.Mutex
+	execs  map[int]chan *result // that have not ended
+	execID int
 }
 
 // start does the work of Start for a reserved id.
@@ -68,6 +74,7 @@ func (r *Runtime) start(ctx context.Context, spec *runtime.Spec) (_ *worker, err
 		runtime: r, id: spec.WorkerID, dir: spec.Dir, incarnation: spec.Incarnation,
 		launch: l, memoryLimit: spec.Resources.MemoryLimit,
 		tail: newTail(runtime.TailBytes), exit: make(chan runtime.Exit, 1), done: make(chan struct{}),
+		path: lookup(l.Env)["PATH"], workDir: l.Dir, execs: map[int]chan *result{},
 	}
 	var files closers
 	defer func() { files.close() }()
@@ -197,8 +204,7 @@ func (w *worker) watch(in *json.Decoder, stdout, stderr io.Writer) {
 	pumps.Go(func() { pump(w.outputs[0], stdout, nil) })
 	pumps.Go(func() { pump(w.outputs[1], stderr, w.tail) })
 
-	var last report
-	err := in.Decode(&last)
+	last, err := w.follow(in)
 	exit := runtime.Exit{Code: -1, Started: w.started, Ended: time.Now()}
 	if err == nil && last.Exit != nil {
 		exit.Code, exit.Signal, exit.Ended = last.Exit.Code, last.Exit.Signal, time.Unix(0, last.Exit.Ended)
@@ -271,7 +277,7 @@ func (w *worker) Wait() <-chan runtime.Exit { return w.exit }
 // Stop implements runtime.Worker.
 func (w *worker) Stop(ctx context.Context, grace time.Duration) error {
 	if grace > 0 {
-		w.send(opTerm)
+		w.send(command{Op: opTerm})
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
 		select {
@@ -281,7 +287,7 @@ func (w *worker) Stop(ctx context.Context, grace time.Duration) error {
 		case <-ctx.Done():
 		}
 	}
-	w.send(opKill)
+	w.send(command{Op: opKill})
 	if w.goneWithin(surviveLimit) {
 		return nil
 	}
@@ -304,11 +310,11 @@ func (w *worker) goneWithin(d time.Duration) bool {
 }
 
 // send gives the keeper an order. If the keeper is gone, watch knows and acts.
-func (w *worker) send(op string) {
+func (w *worker) send(c command) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	w.encoder.Encode(command{Op: op})
+	w.encoder.Encode(c)
 }
 
 // closeAll undoes a start that came to nothing.

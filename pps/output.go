@@ -1,0 +1,56 @@
+package pps
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/minipachd/minipachd/pfs"
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
+	recordpb "github.com/minipachd/minipachd/proto/record_v1"
+)
+
+// Output tells a scheduler what becomes of the repos that workers write to.
+type Output struct{ PFS *pfs.Service }
+
+// Head names the newest commit of a pipeline's output branch, open or not.
+func (o Output) Head(ctx context.Context, info *ppspb.PipelineInfo) (string, error) {
+	var id string
+	err := o.PFS.View(ctx, func(tx *pfs.Txn) error {
+		heads, err := tx.Heads([]*pfspb.Branch{outputBranch(info)})
+		if err == nil {
+			id = heads[0].ID
+		}
+		return err
+	})
+	return id, err
+}
+
+// DropOpen removes the commits of the pipeline's output repo that the writers of
+// which left is true have opened and not finished. A repo that is gone has none.
+func (o Output) DropOpen(ctx context.Context, pipeline string, left func(writer string) bool) error {
+	project, name, _ := strings.Cut(pipeline, "/")
+	return o.PFS.DropOpen(ctx, outputRepo(&ppspb.Pipeline{Project: &pfspb.Project{Name: project}, Name: name}), left)
+}
+
+// lastCommits fills in when the newest commit of each pipeline's output branch was
+// made. The empty one that is made with the pipeline does not count.
+func lastCommits(tx *pfs.Txn, records []*recordpb.PipelineRecord) error {
+	branches := make([]*pfspb.Branch, len(records))
+	for i, rec := range records {
+		branches[i] = outputBranch(rec.Info)
+	}
+	heads, err := tx.Heads(branches)
+	if err != nil {
+		return err
+	}
+	for i, h := range heads {
+		if h.ID != "" && !slices.Contains(records[i].SpecCommits, h.ID) {
+			records[i].Info.Details.LastCommit = timestamppb.New(h.Started)
+		}
+	}
+	return nil
+}
