@@ -202,11 +202,8 @@ func TestModifyFile_CodesAndTexts(t *testing.T) {
 		_, err = send(s, err, ops)
 		return err
 	}
-	set := op(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: commitOf("r@master")}})
+	set := &pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: commitOf("r@master")}}
 	put := func(o op) error { return m.modify(commitOf("r@master"), o) }
-	badPath := func(path, why string) (error, codes.Code, string) {
-		return put(add(path, "")), codes.Unknown, "path (" + path + ") invalid: " + why
-	}
 	type row struct {
 		name string
 		err  error
@@ -237,8 +234,7 @@ func TestModifyFile_CodesAndTexts(t *testing.T) {
 		"/!": "globbing character (!) not allowed in path", "/(": "globbing character (() not allowed in path", "/)": "globbing character ()) not allowed in path",
 		"/@": "globbing character (@) not allowed in path", "/a+": "globbing character (+) not allowed in path", "/^": "globbing character (^) not allowed in path",
 	} {
-		err, code, text := badPath(path, why)
-		rows = append(rows, row{"path " + path, err, code, text})
+		rows = append(rows, row{"path " + path, put(add(path, "")), codes.Unknown, "path (" + path + ") invalid: " + why})
 	}
 	for _, tc := range rows {
 		t.Run(tc.name, func(t *testing.T) { wantError(t, tc.err, tc.code, tc.text) })
