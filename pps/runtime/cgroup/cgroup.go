@@ -13,24 +13,26 @@ import "errors"
 
 // Limits of a group; zero is none.
 type Limits struct {
-	CPU       float64 // processors' time
-	CPUShare  float64 // weight when processors are short, in processors
-	Memory    int64   // bytes; beyond it the kernel kills
-	MemoryLow int64   // bytes that are reclaimed last
+	CPU       float64 `json:"cpu,omitempty"`        // processors' time
+	CPUShare  float64 `json:"cpu_share,omitempty"`  // weight when processors are short, in processors
+	Memory    int64   `json:"memory,omitempty"`     // bytes; beyond it the kernel kills
+	MemoryLow int64   `json:"memory_low,omitempty"` // bytes that are reclaimed last
 }
 
 // ErrUnsupported says that this system has no control groups.
 var ErrUnsupported = errors.New("this system has no control groups")
 
 // Group holds the processes of one worker. It can be handed to another process
-// as JSON.
+// as JSON. There is nothing of it in the system before Make.
 type Group struct {
 	Dirs   []Dir  `json:"dirs"`
-	Memory string `json:"memory,omitempty"` // the directory that counts memory
+	Limits Limits `json:"limits"`
 }
 
-// Dir is a group in one hierarchy, and where to go back to from it.
+// Dir is a group in one hierarchy.
 type Dir struct {
-	Path string `json:"path"`
-	Home string `json:"home"`
+	Path        string   `json:"path"`
+	Home        string   `json:"home"` // the group to go back to
+	V2          bool     `json:"v2"`
+	Controllers []string `json:"controllers"` // that have limits here
 }

@@ -77,14 +77,14 @@ func TestLimit_Files(t *testing.T) {
 	limits := Limits{CPU: 0.5, CPUShare: 0.25, Memory: 64 << 20, MemoryLow: 32 << 20}
 	for _, c := range []struct {
 		name string
-		h    hierarchy
+		dir  Dir
 		want map[string]string
 	}{
-		{"version 2", hierarchy{v2: true, controllers: []string{cpu, memory}}, map[string]string{
+		{"version 2", Dir{V2: true, Controllers: []string{cpu, memory}}, map[string]string{
 			"cpu.max": "50000 100000", "cpu.weight": "10", "memory.max": "67108864", "memory.oom.group": "1",
 			"memory.swap.max": "0", "memory.low": "33554432",
 		}},
-		{"version 1", hierarchy{controllers: []string{cpu, memory}}, map[string]string{
+		{"version 1", Dir{Controllers: []string{cpu, memory}}, map[string]string{
 			"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000", "cpu.shares": "256",
 			"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "67108864", "memory.soft_limit_in_bytes": "33554432",
 		}},
@@ -95,7 +95,8 @@ func TestLimit_Files(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := c.h.limit(dir, limits); err != nil {
+		c.dir.Path = dir
+		if err := c.dir.limit(limits); err != nil {
 			t.Error(c.name, err)
 		}
 		got := map[string]string{}
@@ -106,7 +107,8 @@ func TestLimit_Files(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
-		if err := c.h.limit(t.TempDir(), limits); err == nil {
+		c.dir.Path = t.TempDir()
+		if err := c.dir.limit(limits); err == nil {
 			t.Errorf("%s: limits that cannot be set are no error", c.name)
 		}
 	}
@@ -123,7 +125,7 @@ func TestOutOfMemory_BothVersions(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if got := (&Group{Memory: dir}).OutOfMemory(); got != want {
+			if got := (&Group{Dirs: []Dir{{Path: dir, V2: file == "memory.events"}}}).OutOfMemory(); got != want {
 				t.Errorf("%s with %s: %v", file, n, got)
 			}
 		}
@@ -139,7 +141,7 @@ func TestTree_ZeroIsOfNoUse(t *testing.T) {
 	if m == nil || c == nil || tree.Usable() {
 		t.Error(m, c, tree.Usable())
 	}
-	if g, err := tree.Make(t.Context(), "w", Limits{}); g != nil || err == nil {
-		t.Error(g, err)
+	if g := tree.Group("w", Limits{}); len(g.Dirs) != 0 {
+		t.Error(g)
 	}
 }

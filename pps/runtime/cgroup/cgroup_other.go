@@ -16,8 +16,11 @@ func (t *Tree) Without() (memoryErr, cpuErr error) { return ErrUnsupported, ErrU
 // Usable is false.
 func (t *Tree) Usable() bool { return false }
 
+// Group describes a group that cannot be made.
+func (t *Tree) Group(string, Limits) *Group { return &Group{} }
+
 // Make returns ErrUnsupported.
-func (t *Tree) Make(context.Context, string, Limits) (*Group, error) { return nil, ErrUnsupported }
+func (g *Group) Make(context.Context) error { return ErrUnsupported }
 
 // Sweep does nothing.
 func (t *Tree) Sweep(context.Context, func(string) bool) error { return nil }

@@ -15,38 +15,36 @@ import (
 	"time"
 )
 
-// Make makes the group of a worker, empty and with limits. What is left of an
-// earlier group of that name is killed. After an error there is no group.
-func (t *Tree) Make(ctx context.Context, worker string, l Limits) (*Group, error) {
-	if !t.Usable() {
-		return nil, errors.Join(t.Without())
-	}
-	g := &Group{}
+// Group describes the group of a worker.
+func (t *Tree) Group(worker string, l Limits) *Group {
+	g := &Group{Limits: l}
 	for _, h := range t.hierarchies {
-		dir := filepath.Join(h.base, worker)
-		g.Dirs = append(g.Dirs, Dir{Path: dir, Home: h.home})
-		if slices.Contains(h.controllers, memory) {
-			g.Memory = dir
-		}
+		g.Dirs = append(g.Dirs, h.dir(worker))
 	}
+	return g
+}
+
+// Make makes the group, empty and with limits. What is left of an earlier group of
+// that name is killed. After an error there is no group.
+func (g *Group) Make(ctx context.Context) error {
 	if err := g.End(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	for i, h := range t.hierarchies {
-		if err := h.make(g.Dirs[i].Path, l); err != nil {
+	for _, d := range g.Dirs {
+		if err := d.make(g.Limits); err != nil {
 			_ = g.End(ctx) // nothing is in it
-			return nil, fmt.Errorf("control group of worker %s: %w", worker, err)
+			return fmt.Errorf("make control group: %w", err)
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // make makes a group. The base may vanish meanwhile, with the last group in it.
-func (h *hierarchy) make(dir string, l Limits) error {
+func (d *Dir) make(l Limits) error {
 	for attempt := 0; ; attempt++ {
-		err := h.makeBase()
+		err := d.makeBase()
 		if err == nil {
-			err = mkdir(dir)
+			err = mkdir(d.Path)
 		}
 		if errors.Is(err, fs.ErrNotExist) && attempt < 100 {
 			continue
@@ -54,8 +52,18 @@ func (h *hierarchy) make(dir string, l Limits) error {
 		if err != nil {
 			return err
 		}
-		return h.limit(dir, l)
+		return d.limit(l)
 	}
+}
+
+// makeBase makes what holds the groups of workers, unless it is there. It is there
+// only as long as there are groups, so that a daemon that is killed leaves nothing.
+func (d *Dir) makeBase() error {
+	base := filepath.Dir(d.Path)
+	if err := mkdir(base); err != nil || !d.V2 {
+		return err
+	}
+	return enable(base, d.Controllers)
 }
 
 // Sweep kills what is in groups of this daemon's name, and removes them. Workers for
@@ -99,10 +107,14 @@ func (g *Group) Enter() (leave func() error, err error) {
 // OutOfMemory tells whether the kernel has killed a process of the group
 // because of its memory limit.
 func (g *Group) OutOfMemory() bool {
-	for _, file := range []string{"memory.events", "memory.oom_control"} {
-		data, err := os.ReadFile(filepath.Join(g.Memory, file))
-		if g.Memory == "" || err != nil {
-			continue
+	for _, d := range g.Dirs {
+		file := "memory.oom_control"
+		if d.V2 {
+			file = "memory.events"
+		}
+		data, err := os.ReadFile(filepath.Join(d.Path, file))
+		if err != nil {
+			continue // it has no memory controller
 		}
 		for line := range strings.Lines(string(data)) {
 			if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // daemonGroup is where a daemon moves that must leave its group.
@@ -184,34 +186,23 @@ func (h *hierarchy) probe() error {
 			return err
 		}
 	}
-	if err := h.makeBase(); err != nil {
-		return fmt.Errorf("make control groups: %w", err)
-	}
-	defer os.Remove(h.base) // fails if it is in use
-	dir := filepath.Join(h.base, "probe")
-	if err := mkdir(dir); err != nil {
-		return fmt.Errorf("make control groups: %w", err)
-	}
-	defer os.Remove(dir)
-	if err := h.limit(dir, Limits{CPU: 1, CPUShare: 1, Memory: 1 << 40, MemoryLow: 1 << 20}); err != nil {
-		return fmt.Errorf("limit control groups: %w", err)
+	g := Group{Dirs: []Dir{h.dir("probe")}, Limits: Limits{CPU: 1, CPUShare: 1, Memory: 1 << 40, MemoryLow: 1 << 20}}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := g.Make(ctx); err != nil {
+		return err
 	}
 	// Whether a process may be moved is known only when one was.
-	g := Group{Dirs: []Dir{{Path: dir, Home: h.home}}}
 	leave, err := g.Enter()
-	if err != nil {
-		return err
+	if err == nil {
+		err = leave()
 	}
-	return leave()
+	return errors.Join(err, g.End(ctx))
 }
 
-// makeBase makes what holds the groups of workers, unless it is there. It is there
-// only as long as there are groups, so that a daemon that is killed leaves nothing.
-func (h *hierarchy) makeBase() error {
-	if err := mkdir(h.base); err != nil || !h.v2 {
-		return err
-	}
-	return enable(h.base, h.controllers)
+// dir is where the group of a worker is in the hierarchy.
+func (h *hierarchy) dir(worker string) Dir {
+	return Dir{Path: filepath.Join(h.base, worker), Home: h.home, V2: h.v2, Controllers: h.controllers}
 }
 
 // delegate lets groups below our own have controllers. Unless our own is the root
@@ -261,42 +252,42 @@ func enable(dir string, controllers []string) error {
 }
 
 // limit sets the limits of a group as far as the hierarchy has the controllers.
-func (h *hierarchy) limit(dir string, l Limits) error {
+func (d *Dir) limit(l Limits) error {
 	var errs []error
-	set := func(file, value string) { errs = append(errs, write(dir, file, value)) }
+	set := func(file, value string) { errs = append(errs, write(d.Path, file, value)) }
 	const period = 100_000 // µs
 	quota := strconv.FormatInt(max(1000, int64(l.CPU*period)), 10)
-	if slices.Contains(h.controllers, cpu) {
+	if slices.Contains(d.Controllers, cpu) {
 		// Kubernetes' scale: 1024 shares a processor, and its conversion to weights.
 		shares := min(262144, max(2, int64(l.CPUShare*1024)))
 		switch {
-		case l.CPU > 0 && h.v2:
+		case l.CPU > 0 && d.V2:
 			set("cpu.max", quota+" "+strconv.Itoa(period))
 		case l.CPU > 0:
 			set("cpu.cfs_period_us", strconv.Itoa(period))
 			set("cpu.cfs_quota_us", quota)
 		}
 		switch {
-		case l.CPUShare > 0 && h.v2:
+		case l.CPUShare > 0 && d.V2:
 			set("cpu.weight", strconv.FormatInt(1+(shares-2)*9999/262142, 10))
 		case l.CPUShare > 0:
 			set("cpu.shares", strconv.FormatInt(shares, 10))
 		}
 	}
-	if slices.Contains(h.controllers, memory) {
+	if slices.Contains(d.Controllers, memory) {
 		limit, low := strconv.FormatInt(l.Memory, 10), strconv.FormatInt(l.MemoryLow, 10)
 		switch {
-		case l.Memory > 0 && h.v2:
+		case l.Memory > 0 && d.V2:
 			set("memory.max", limit)
 			// Killed as one: half a worker is worse than none.
-			_ = write(dir, "memory.oom.group", "1") // Linux 4.19
-			_ = write(dir, "memory.swap.max", "0")  // where swap is counted
+			_ = write(d.Path, "memory.oom.group", "1") // Linux 4.19
+			_ = write(d.Path, "memory.swap.max", "0")  // where swap is counted
 		case l.Memory > 0:
 			set("memory.limit_in_bytes", limit)
-			_ = write(dir, "memory.memsw.limit_in_bytes", limit) // where swap is counted
+			_ = write(d.Path, "memory.memsw.limit_in_bytes", limit) // where swap is counted
 		}
 		switch {
-		case l.MemoryLow > 0 && h.v2:
+		case l.MemoryLow > 0 && d.V2:
 			set("memory.low", low)
 		case l.MemoryLow > 0:
 			set("memory.soft_limit_in_bytes", low)

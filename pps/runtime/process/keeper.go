@@ -70,6 +70,9 @@ func keep() int {
 	syscall.Umask(0o022)
 	pid, err := forkInGroup(&l, 0, 1, 2)
 	if err != nil {
+		if l.Group != nil {
+			disband(l.Group)
+		}
 		out.Encode(report{Error: explain(err)})
 		return 1
 	}
@@ -102,13 +105,7 @@ func keep() int {
 // forkInGroup starts a program in the worker's control group. The keeper is there for
 // that moment only, so that it outlives the worker's memory.
 func forkInGroup(l *launch, files ...uintptr) (int, error) {
-	if l.Group == nil {
-		return fork(l, files...)
-	}
-	leave, err := l.Group.Enter()
-	if err != nil && !l.Bounded {
-		return fork(l, files...)
-	}
+	leave, err := enterGroup(l)
 	if err != nil {
 		return 0, err
 	}
@@ -118,6 +115,24 @@ func forkInGroup(l *launch, files ...uintptr) (int, error) {
 		err = e
 	}
 	return pid, err
+}
+
+// enterGroup makes the control group of a launch and moves into it. A program
+// without bounds runs outside of it rather than not at all.
+func enterGroup(l *launch) (leave func() error, err error) {
+	outside := func() error { return nil }
+	if l.Group == nil {
+		return outside, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), groupTime)
+	defer cancel()
+	if err = l.Group.Make(ctx); err == nil {
+		leave, err = l.Group.Enter()
+	}
+	if err != nil && !l.Bounded {
+		return outside, nil
+	}
+	return leave, err
 }
 
 // disband ends the program's control group. The daemon may be dead, and nobody

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/minipachd/minipachd/pps/runtime"
 	"github.com/minipachd/minipachd/pps/runtime/cgroup"
 )
@@ -52,29 +50,22 @@ func number64(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 // confine gives a launch its bounds. Every worker gets a control group, if there
 // can be groups: it also finds processes that nothing else does. A worker
 // without bounds runs without one rather than not at all.
-func (r *Runtime) confine(ctx context.Context, spec *runtime.Spec, l *launch) error {
+//
+// The keeper makes the group: it is also the one that removes it, whatever
+// becomes of the daemon.
+func (r *Runtime) confine(spec *runtime.Spec, l *launch) {
 	want := spec.Resources
 	memory, _ := r.groups.Without()
 	if memory != nil {
 		l.MemoryLimit = want.MemoryLimit
 	}
 	if !r.groups.Usable() {
-		return nil
+		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, groupTime)
-	defer cancel()
-	g, err := r.groups.Make(ctx, spec.WorkerID, cgroup.Limits{
+	l.Bounded = want != (runtime.Resources{})
+	l.Group = r.groups.Group(spec.WorkerID, cgroup.Limits{
 		CPU: want.CPULimit, CPUShare: want.CPURequest, Memory: want.MemoryLimit, MemoryLow: want.MemoryRequest,
 	})
-	switch {
-	case err == nil:
-		l.Group, l.Bounded = g, want != (runtime.Resources{})
-	case want != (runtime.Resources{}):
-		return err
-	default:
-		r.cfg.Logger.Warn("worker runs outside of a control group", zap.String("worker", spec.WorkerID), zap.Error(err))
-	}
-	return nil
 }
 
 // release ends the control group of a worker that is gone, or did not start.

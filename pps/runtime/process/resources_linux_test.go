@@ -153,8 +153,8 @@ func TestSweep_EmptiesGroupsOfAnEarlierDaemon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := earlier.groups.Make(t.Context(), "default.old-v1-0", cgroup.Limits{})
-	if err != nil {
+	g := earlier.groups.Group("default.old-v1-0", cgroup.Limits{})
+	if err := g.Make(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	// A process that has no marks at all.

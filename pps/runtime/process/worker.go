@@ -67,9 +67,7 @@ func (r *Runtime) start(ctx context.Context, spec *runtime.Spec) (_ *worker, err
 	if err != nil {
 		return nil, err
 	}
-	if err := r.confine(ctx, spec, l); err != nil {
-		return nil, err
-	}
+	r.confine(spec, l)
 	w := &worker{
 		runtime: r, id: spec.WorkerID, dir: spec.Dir, incarnation: spec.Incarnation,
 		launch: l, memoryLimit: spec.Resources.MemoryLimit,
