@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/minipachd/minipachd/client"
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
@@ -142,5 +144,36 @@ func TestSecrets_AreNowhereInTheClear(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// Ctrl-C ends a command that waits for standard input which does not come.
+func TestPachctl_InterruptedWhileItWaitsForInput(t *testing.T) {
+	p := startPachd(t, t.TempDir())
+	ctx := within(t)
+	cmd := exec.CommandContext(ctx, pachdBinary(t))
+	cmd.Args = []string{"pachctl", "put", "file", "r@master:/x"}
+	cmd.Env = append(os.Environ(), "PACHD_ADDRESS="+p.addr)
+	if _, err := cmd.StdinPipe(); err != nil { // stays open
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	pfs, _, _ := dial(t, p.addr)
+	if _, err := pfs.CreateRepo(ctx, &pfspb.CreateRepoRequest{Repo: repo("r")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for ctx.Err() == nil && !strings.Contains(p.log.String(), "InspectCluster") {
+		goruntime.Gosched() // until it has begun
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // its exit status is what counts
+	if code := cmd.ProcessState.ExitCode(); code != 130 || stderr.String() != "interrupted\n" {
+		t.Errorf("exit code %d, stderr %q", code, stderr.String())
 	}
 }

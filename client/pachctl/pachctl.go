@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -28,12 +29,31 @@ func InvokedAs(argv0 string) bool {
 
 // Main runs one command and gives the exit code. args are without the program's
 // name. An interrupt ends the command: those that follow something without end
-// then exit with 0.
+// then exit with 0. One that does not end, as it waits for more standard input, is
+// abandoned: its process is to end then.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return run(ctx, args, stdin, stdout, stderr)
+	code := make(chan int, 1)
+	go func() { code <- run(ctx, args, stdin, stdout, stderr) }()
+	select {
+	case c := <-code:
+		return c
+	case <-ctx.Done():
+	}
+	select {
+	case c := <-code:
+		return c
+	case <-time.After(interruptGrace):
+		fmt.Fprintln(stderr, "interrupted")
+		return exitInterrupted
+	}
 }
+
+const (
+	interruptGrace  = time.Second // for a command to end by itself
+	exitInterrupted = 130
+)
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := Command()
@@ -47,7 +67,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(stderr, "interrupted")
-		return 130
+		return exitInterrupted
 	case errors.Is(err, syscall.EPIPE): // head has seen enough
 		return 0
 	}
