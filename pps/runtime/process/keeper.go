@@ -68,7 +68,11 @@ func keep() int {
 	}
 	// As in a container, whatever shell or unit started the daemon.
 	syscall.Umask(0o022)
-	pid, err := forkInGroup(&l, 0, 1, 2)
+	err = makeGroup(&l)
+	pid := 0
+	if err == nil {
+		pid, err = forkInGroup(&l, 0, 1, 2)
+	}
 	if err != nil {
 		if l.Group != nil {
 			disband(l.Group)
@@ -117,18 +121,28 @@ func forkInGroup(l *launch, files ...uintptr) (int, error) {
 	return pid, err
 }
 
-// enterGroup makes the control group of a launch and moves into it. A program
-// without bounds runs outside of it rather than not at all.
+// makeGroup makes the control group of a launch, empty. A program without bounds
+// runs outside of it rather than not at all.
+func makeGroup(l *launch) error {
+	if l.Group == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), groupTime)
+	defer cancel()
+	if err := l.Group.Make(ctx); err != nil && l.Bounded {
+		return err
+	}
+	return nil
+}
+
+// enterGroup moves into the control group of a launch; without bounds it is no
+// error that there is none.
 func enterGroup(l *launch) (leave func() error, err error) {
 	outside := func() error { return nil }
 	if l.Group == nil {
 		return outside, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), groupTime)
-	defer cancel()
-	if err = l.Group.Make(ctx); err == nil {
-		leave, err = l.Group.Enter()
-	}
+	leave, err = l.Group.Enter()
 	if err != nil && !l.Bounded {
 		return outside, nil
 	}
