@@ -129,7 +129,9 @@ func (h *history) step() {
 		if was, ok := before.content[id]; ok && was != content && state(before.commits[id].Info) == pfspb.CommitState_FINISHED {
 			h.fatalf("content of %s changed from %q to %q", id, was, content)
 		}
-		h.fits(after, after.commits[id])
+	}
+	if len(after.commits) > 0 {
+		h.fits(after, h.pick(after))
 	}
 	if err != nil || squashed {
 		if !maps.Equal(before.heads, after.heads) || !maps.Equal(before.next, after.next) {
@@ -185,10 +187,12 @@ func (h *history) write(p picture) (string, error) {
 	return what, err
 }
 
-// indexes checks that there are just the keys that the commits need.
-func (h *history) indexes() {
+// end checks every commit, and that there are just the keys that they need.
+func (h *history) end() {
 	ids, children := 0, 0
-	for _, rec := range h.look().commits {
+	p := h.look()
+	for _, rec := range p.commits {
+		h.fits(p, rec)
 		ids++
 		if rec.Info.ParentCommit != nil {
 			children++
@@ -274,12 +278,12 @@ func (h *history) fits(p picture, rec *recordpb.CommitRecord) {
 func TestHistory(t *testing.T) {
 	m := newMeta(t)
 	for seed := range uint64(12) {
-		h := &history{t: t, svc: m.svc, ctx: limit(t), rng: rand.New(rand.NewPCG(seed, 7)), repo: NormalizeRepo(repoOf(fmt.Sprintf("r%d", seed)))}
+		h := &history{t: t, svc: m.svc, ctx: t.Context(), rng: rand.New(rand.NewPCG(seed, 7)), repo: NormalizeRepo(repoOf(fmt.Sprintf("r%d", seed)))}
 		m.must(m.CreateRepo(h.ctx, &pfspb.CreateRepoRequest{Repo: h.repo}))
 		for range 40 {
 			h.step()
 		}
-		h.indexes()
+		h.end()
 	}
 	m.sound()
 }
