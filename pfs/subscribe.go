@@ -189,6 +189,9 @@ func (sub *subscription) await(ctx context.Context) ([]*mvccpb.KeyValue, error) 
 		if !ok {
 			return nil, errors.New("the watch ended")
 		}
+		if err := sub.s.store.CatchUp(ctx); err != nil {
+			return nil, err
+		}
 		var created []*mvccpb.KeyValue
 		for _, e := range resp.Events {
 			if e.IsCreate() {

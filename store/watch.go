@@ -63,6 +63,21 @@ func (c Collection[T]) Watch(ctx context.Context, s *Store, sub string, fn func(
 	}
 }
 
+// CatchUp returns once transactions that begin now see every change that a watch
+// has told of. etcd tells watchers of a change just before reads of a member that
+// ask nobody else, as those of the embedded one do, can see it. Watch does this by
+// itself.
+func (s *Store) CatchUp(ctx context.Context) error {
+	if s.etcd == nil {
+		return nil // reads go through the cluster, or are tried again
+	}
+	// Not serializable: it waits until all that is decided is applied.
+	if _, err := s.client.Get(ctx, s.prefix, clientv3.WithCountOnly(), clientv3.WithLimit(1)); err != nil {
+		return fmt.Errorf("catch up with a watch: %w", err)
+	}
+	return nil
+}
+
 // stopError carries what fn returned.
 type stopError struct{ err error }
 
@@ -90,6 +105,9 @@ func (w *watcher[T]) run(ctx context.Context) error {
 		clientv3.WithRange(prefixEnd(prefix)), clientv3.WithRev(rev+1))
 	for resp := range changes {
 		if err := resp.Err(); err != nil {
+			return err
+		}
+		if err := w.s.CatchUp(ctx); err != nil {
 			return err
 		}
 		for _, e := range resp.Events {

@@ -1,0 +1,53 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/minipachd/minipachd/store"
+)
+
+// TestWatch_ReadsSeeWhatItTold: a transaction begun after an event finds the
+// change there, also while many others write.
+func TestWatch_ReadsSeeWhatItTold(t *testing.T) {
+	s := open(t, t.TempDir())
+	c := store.NewCollection[*wrapperspb.StringValue]("w/")
+	const writers, each = 4, 150
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			for j := range each {
+				if _, err := s.Update(t.Context(), func(tx *store.Txn) error {
+					return c.Put(tx, fmt.Sprintf("%d-%d", i, j), wrapperspb.String("x"))
+				}); err != nil {
+					t.Errorf("put: %v", err)
+				}
+			}
+		})
+	}
+	enough, seen := errors.New("enough"), 0
+	err := c.Watch(t.Context(), s, "", func(e store.Event[*wrapperspb.StringValue]) error {
+		if e.Synced {
+			return nil
+		}
+		err := s.View(t.Context(), func(tx *store.Txn) error {
+			_, ok, err := c.Get(tx, e.Key)
+			if err == nil && !ok {
+				t.Errorf("%s was told of and is not there", e.Key)
+			}
+			return err
+		})
+		if seen++; seen == writers*each && err == nil {
+			err = enough
+		}
+		return err
+	})
+	wg.Wait()
+	if !errors.Is(err, enough) {
+		t.Error(err)
+	}
+}
