@@ -1,14 +1,16 @@
 // Package scheduler keeps the workers of spouts alive.
 //
 // It watches the pipelines in etcd and makes a pps/runtime run what they ask for:
-// N workers per spout, each started again whenever and however it ends,
+// N workers per spout, each started again whenever and however it ends or hangs,
 // with growing pauses; none of a stopped, deleted or superseded version. What it
-// observes it writes as the pipeline's PipelineStatus, the only thing it writes.
+// observes it writes as the pipeline's PipelineStatus. Each start gets a token of
+// its own, which is the only one of its slot that may write (pps/fence).
 //
-// The decisions are one pure function, next in machine.go; pipeline.go carries
-// them out, one goroutine per pipeline. Of several daemons on one etcd the
-// holder of one leased key runs all spouts (owner.go). docs/scheduler.md has the state machine
-// as a drawing.
+// The decisions are two pure functions: next in machine.go, about the workers of
+// one pipeline, and assign in assign.go, about who of several daemons on one etcd
+// runs which. pipeline.go and hold.go carry them out, one goroutine per pipeline;
+// roster.go keeps the whole, membership.go the lease. docs/scheduler.md has the
+// state machine as a drawing.
 //
 // The package does not know how a program is started (pps/runtime), what a valid
 // spec is (pps) or what workers write.
