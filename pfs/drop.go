@@ -45,7 +45,7 @@ func (tx *Txn) dropAll(recs []*recordpb.CommitRecord) error {
 		if len(children) > 0 {
 			return errors.New("cannot drop a commit that has children: " + CommitName(c))
 		}
-		at, err := tx.branchesAt(c)
+		at, err := tx.branchesAt(c.Repo, c.Id)
 		if err != nil {
 			return err
 		}

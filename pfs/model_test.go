@@ -193,8 +193,8 @@ func (repo *mRepo) canSquash(c *mCommit) bool {
 }
 
 // holdsAll tells whether commits, the children of c or those of failed children,
-// keep what c has: they are finished, and no line of failed ones ends there,
-// since what is made on its end would begin with c.
+// keep what c has: they are finished, and no line of failed ones ends there or has
+// a branch, since what is made there would begin with c.
 func (repo *mRepo) holdsAll(c *mCommit, commits []*mCommit) bool {
 	for _, x := range commits {
 		if x.open {
@@ -203,7 +203,7 @@ func (repo *mRepo) holdsAll(c *mCommit, commits []*mCommit) bool {
 		if c.failed || !x.failed {
 			continue
 		}
-		if next := repo.children(x); len(next) == 0 || !repo.holdsAll(c, next) {
+		if next := repo.children(x); len(next) == 0 || len(repo.heads(x)) > 0 || !repo.holdsAll(c, next) {
 			return false
 		}
 	}

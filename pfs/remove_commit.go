@@ -88,14 +88,27 @@ func (tx *Txn) reliant(rec *recordpb.CommitRecord) (all, ends []*recordpb.Commit
 	return all, ends, nil
 }
 
-// branchesAt returns the branches whose head is a commit.
-func (tx *Txn) branchesAt(c *pfspb.Commit) ([]*recordpb.BranchRecord, error) {
+// nextOn gives the ids of the commits on which a next one would begin with the
+// content of rec, out of those that reliant found: rec itself and the ones with
+// an error, which children skip.
+func nextOn(rec *recordpb.CommitRecord, all []*recordpb.CommitRecord) []string {
+	ids := []string{rec.Info.Commit.Id}
+	for _, c := range all {
+		if c.Info.Error != "" && rec.Info.Error == "" {
+			ids = append(ids, c.Info.Commit.Id)
+		}
+	}
+	return ids
+}
+
+// branchesAt returns the branches whose head is one of some commits of a repo.
+func (tx *Txn) branchesAt(repo *pfspb.Repo, ids ...string) ([]*recordpb.BranchRecord, error) {
 	var at []*recordpb.BranchRecord
-	for item, err := range tx.s.branches.Scan(tx.Txn, repoKey(c.Repo)+"/", store.ScanOptions{}) {
+	for item, err := range tx.s.branches.Scan(tx.Txn, repoKey(repo)+"/", store.ScanOptions{}) {
 		if err != nil {
 			return nil, err
 		}
-		if item.Value.Info.Head.GetId() == c.Id {
+		if slices.Contains(ids, item.Value.Info.Head.GetId()) {
 			at = append(at, item.Value)
 		}
 	}

@@ -236,6 +236,10 @@ func TestSquash_ErroredChildrenKeepNothing(t *testing.T) {
 	wantError(t, m.squash(b, false), codes.Unknown, "cannot squash until child commit default/r@"+open.Id+" is finished")
 	wantError(t, m.squash(bad, false), codes.Unknown, "cannot squash until child commit default/r@"+open.Id+" is finished")
 	m.finishWith(open, "")
+	// Also where the one with the error has a good child, but a branch of its own.
+	m.must(m.CreateBranch(limit(t), &pfspb.CreateBranchRequest{Branch: branchOf("r@bad"), Head: bad}))
+	wantError(t, m.squash(b, false), codes.Unknown, "cannot squash commit default/r@"+b.Id+" because the next commits on branches [default/r@bad] would lose its data")
+	m.must(m.DeleteBranch(limit(t), &pfspb.DeleteBranchRequest{Branch: branchOf("r@bad")}))
 	m.must(nil, m.squash(b, false))
 	m.wantFiles("r@"+open.Id, "/a=x /b=x")
 	m.wantFiles("r@"+bad.Id, "/a=x /b=x /bad=x")
@@ -377,7 +381,7 @@ func TestRemoveCommit_Errors(t *testing.T) {
 	}{
 		{"squash head", m.squash(open, false), codes.Unknown, "cannot squash a commit that has no children as that would cause data loss, use the drop operation instead: default/r@" + open.Id},
 		{"squash set of a head", m.squashSet(open.Id), codes.Unknown, "cannot squash a commit that has no children as that would cause data loss, use the drop operation instead: default/r@" + open.Id},
-		{"squash a branch's head", m.squash(a, false), codes.Unknown, "cannot squash commit default/r@" + a.Id + " because it is the head of branches [default/r@old]: move or delete them first"},
+		{"squash a branch's head", m.squash(a, false), codes.Unknown, "cannot squash commit default/r@" + a.Id + " because the next commits on branches [default/r@old] would lose its data: move or delete them first"},
 		{"squash with subvenance", m.squash(head, false), codes.Unknown, "cannot squash commit (default/r@" + head.Id + ") with subvenance without recursive"},
 		{"squash set with subvenance", m.squashSet(head.Id), codes.Unknown, `commit set "` + head.Id + `" cannot be dropped because it has subvenant commit sets: [` + made + "]"},
 		{"squash spec commit", m.squash(spec, false), codes.Unknown, "cannot squash commit default/s.spec@" + spec.Id + " because it updated a pipeline"},

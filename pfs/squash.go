@@ -60,12 +60,12 @@ func (tx *Txn) squash(rec *recordpb.CommitRecord) error {
 			return fmt.Errorf("cannot squash until child commit %s is finished", CommitName(child.Info.Commit))
 		}
 	}
-	at, err := tx.branchesAt(c)
+	at, err := tx.branchesAt(c.Repo, nextOn(rec, all)...)
 	if err != nil {
 		return err
 	}
 	if len(at) > 0 {
-		return fmt.Errorf("cannot squash commit %s because it is the head of branches [%s]: move or delete them first", CommitName(c), joinBranches(branchNames(at)))
+		return fmt.Errorf("cannot squash commit %s because the next commits on branches [%s] would lose its data: move or delete them first", CommitName(c), joinBranches(branchNames(at)))
 	}
 	parent := rec.Info.ParentCommit
 	if parent != nil {
@@ -109,24 +109,18 @@ func (tx *Txn) ForgetCommit(p *pfspb.CommitPicker) error {
 	if err != nil {
 		return err
 	}
-	users := []*pfspb.Commit{c}
 	for _, child := range all {
 		if state(child.Info) != pfspb.CommitState_FINISHED {
 			return fmt.Errorf("cannot forget commit %s: direct descendants must be closed, %s is not", CommitName(c), CommitName(child.Info.Commit))
 		}
-		if child.Info.Error != "" {
-			users = append(users, child.Info.Commit)
-		}
 	}
-	for _, u := range users {
-		at, err := tx.branchesAt(u)
-		if err != nil {
-			return err
-		}
-		for _, b := range at {
-			if len(b.Info.DirectProvenance) == 0 || isSpoutBranch(b) {
-				return fmt.Errorf("cannot forget commit %s: the next commit on branch %s would begin with its content", CommitName(c), BranchName(b.Info.Branch))
-			}
+	at, err := tx.branchesAt(c.Repo, nextOn(rec, all)...)
+	if err != nil {
+		return err
+	}
+	for _, b := range at {
+		if len(b.Info.DirectProvenance) == 0 || isSpoutBranch(b) {
+			return fmt.Errorf("cannot forget commit %s: the next commit on branch %s would begin with its content", CommitName(c), BranchName(b.Info.Branch))
 		}
 	}
 	rec.Layers, rec.OwnLayers, rec.Forgotten = nil, 0, true
