@@ -3,6 +3,7 @@ package pfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -449,8 +450,19 @@ func (s *Service) ClearCommit(ctx context.Context, req *pfspb.ClearCommitRequest
 	return done(s.Update(ctx, func(tx *Txn) error { return tx.ClearCommit(req.GetCommit()) }))
 }
 
+// checkState refuses a state that no commit ever reaches.
+func checkState(field string, state pfspb.CommitState) error {
+	if _, ok := pfspb.CommitState_name[int32(state)]; !ok {
+		return invalidRequest(fmt.Sprintf("%s is %d, which is no state of a commit: want 1 (STARTED) to 4 (FINISHED)", field, state))
+	}
+	return nil
+}
+
 // InspectCommit implements pfs_v2.API.
 func (s *Service) InspectCommit(ctx context.Context, req *pfspb.InspectCommitRequest) (*pfspb.CommitInfo, error) {
+	if err := checkState("wait", req.GetWait()); err != nil {
+		return nil, err
+	}
 	var info *pfspb.CommitInfo
 	var rec *recordpb.CommitRecord
 	err := s.View(ctx, func(tx *Txn) error {

@@ -339,6 +339,14 @@ func TestErrors_CodesAndTexts(t *testing.T) {
 			_, err := m.ClearCommit(ctx, &pfspb.ClearCommitRequest{Commit: finished})
 			return err
 		}(), codes.Unknown, exactly("cannot clear finished commit")},
+		{"wait for no state", func() error {
+			_, err := m.InspectCommit(ctx, &pfspb.InspectCommitRequest{Commit: finished, Wait: 77})
+			return err
+		}(), codes.InvalidArgument, "validate request: wait is 77, which is no state of a commit"},
+		{"subscribe to no state", func() error {
+			_, err := all(m.SubscribeCommit(ctx, &pfspb.SubscribeCommitRequest{Repo: repoOf("r"), State: 77}))
+			return err
+		}(), codes.InvalidArgument, "validate request: state is 77"},
 		{"commit nil", inspect(nil), codes.Unknown, exactly("commit cannot be nil")},
 		{"commit without repo", inspect(&pfspb.Commit{Id: missing}), codes.Unknown, exactly("commit must have a repo")},
 		{"commit missing", inspect(commitOf("r@" + missing)), codes.NotFound, exactly("commit default/r@" + missing + " not found")},

@@ -38,6 +38,9 @@ func (s *Service) SubscribeCommit(req *pfspb.SubscribeCommitRequest, stream grpc
 	if repo == nil {
 		return invalidRequest("a repo must be given")
 	}
+	if err := checkState("state", req.GetState()); err != nil {
+		return err
+	}
 	sub := &subscription{
 		s: s, repo: repo, branch: req.GetBranch(), state: req.GetState(),
 		filter: commitFilter{all: req.GetAll(), origin: req.GetOriginKind()},
