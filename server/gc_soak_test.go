@@ -134,7 +134,9 @@ func (s *soak) round(pfs pfspb.APIClient, length time.Duration, kill func()) {
 		work(func(ctx context.Context, r *rand.Rand) error { return s.write(ctx, pfs, r, repo, files, i == 2) })
 	}
 	work(func(ctx context.Context, r *rand.Rand) error { return s.comeAndGo(ctx, pfs, r) })
-	work(func(ctx context.Context, r *rand.Rand) error { return s.clear(ctx, pfs, r) })
+	for _, one := range []func(context.Context, pfspb.APIClient, *rand.Rand) error{s.clear, s.squash, s.drop} {
+		work(func(ctx context.Context, r *rand.Rand) error { return one(ctx, pfs, r) })
+	}
 	timer := time.NewTimer(length)
 	<-timer.C
 	kill()
