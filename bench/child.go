@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime/pprof"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/minipachd/minipachd/server"
 )
@@ -25,17 +27,75 @@ func runChild(dir string) error {
 		return err
 	}
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel()
+		defer cancel()
+		serveProfiles(os.Stdin)
 	}()
 	return s.Run(ctx, func() { fmt.Println(s.Addr()) })
+}
+
+// serveProfiles takes one command a line from its parent until its input ends: the
+// name of a file begins a CPU profile that goes there, an empty line ends it.
+func serveProfiles(in io.Reader) {
+	var out *os.File
+	stop := func() {
+		if out != nil {
+			pprof.StopCPUProfile()
+			out.Close()
+			out = nil
+		}
+	}
+	defer stop()
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		stop()
+		if lines.Text() == "" {
+			continue
+		}
+		var err error
+		if out, err = os.Create(lines.Text()); err == nil {
+			err = pprof.StartCPUProfile(out)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "profile:", err)
+		}
+	}
 }
 
 // child is the running daemon.
 type child struct {
 	cmd  *exec.Cmd
-	in   io.Closer
+	in   io.WriteCloser
 	addr string
+}
+
+// profile begins a CPU profile of the daemon in a file; the result ends it.
+func (c *child) profile(file string) (stop func(), err error) {
+	if _, err := fmt.Fprintln(c.in, file); err != nil {
+		return nil, err
+	}
+	return func() { fmt.Fprintln(c.in) }, nil
+}
+
+// cpu is the processor time that the daemon has used so far.
+func (c *child) cpu() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ") // the name may have blanks
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0, fmt.Errorf("the daemon's stat has %d fields", len(f))
+	}
+	var ticks int64
+	for _, v := range f[11:13] { // user and system time
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * (time.Second / 100), nil // USER_HZ is 100 on Linux
 }
 
 func startChild(ctx context.Context, dir string) (*child, error) {

@@ -17,10 +17,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/minipachd/minipachd/pps/runtime/process"
 )
@@ -34,6 +37,7 @@ type result struct {
 	Ratio float64 `json:"ratio,omitempty"` // Value / the floor's value
 	Low   float64 `json:"low"`
 	High  float64 `json:"high"`
+	CPU   float64 `json:"cpu_ms"` // processor time of the daemon for one, median
 }
 
 // config is what the flags say.
@@ -43,6 +47,9 @@ type config struct {
 	files  int
 	short  time.Duration
 	dir    string
+	// only names the measurements to take beside the floors; nil for all.
+	only    *regexp.Regexp
+	profile string // directory for CPU profiles of the daemon; empty for none
 }
 
 func main() {
@@ -60,9 +67,17 @@ func main() {
 	flag.IntVar(&cfg.files, "files", 20000, "files of 1 KiB in one commit")
 	flag.DurationVar(&cfg.short, "time", 2*time.Second, "time for each measurement that counts operations")
 	flag.StringVar(&cfg.dir, "dir", os.TempDir(), "where the data goes")
+	flag.StringVar(&cfg.profile, "profile", "", "write CPU profiles of the daemon, one for each measurement of the last round, to this directory")
+	only := flag.String("only", "", "take only measurements whose name matches this regular expression")
 	out := flag.String("json", "", "also write the results as JSON to this file")
 	flag.Parse()
 	cfg.bulk = *mib << 20
+	if *only != "" {
+		var err error
+		if cfg.only, err = regexp.Compile(*only); err != nil {
+			log.Fatalf("-only: %v", err)
+		}
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -107,16 +122,21 @@ func measure(ctx context.Context, cfg config) ([]result, error) {
 	}
 	defer daemon.close()
 
-	ms := append(floors.measurements(), daemon.measurements()...)
-	values := make([][]float64, len(ms))
+	ms := floors.measurements()
+	for _, m := range daemon.measurements() {
+		if cfg.only == nil || cfg.only.MatchString(m.name) {
+			ms = append(ms, m)
+		}
+	}
+	values, spent := make([][]float64, len(ms)), make([][]float64, len(ms))
 	for round := range cfg.rounds {
 		for i, m := range ms {
 			runtime.GC()
-			v, err := m.run(ctx)
+			v, cpu, err := daemon.take(ctx, m, round == cfg.rounds-1)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", m.name, err)
 			}
-			values[i] = append(values[i], v)
+			values[i], spent[i] = append(values[i], v), append(spent[i], cpu)
 		}
 		log.Printf("round %d of %d done", round+1, cfg.rounds)
 	}
@@ -124,8 +144,10 @@ func measure(ctx context.Context, cfg config) ([]result, error) {
 	var results []result
 	for i, m := range ms {
 		slices.Sort(values[i])
+		slices.Sort(spent[i])
 		r := result{
 			Name: m.name, Unit: m.unit, Floor: m.floor,
+			CPU:   spent[i][len(spent[i])/2],
 			Value: values[i][len(values[i])/2], Low: values[i][0], High: values[i][len(values[i])-1],
 		}
 		medians[m.name] = r.Value
@@ -137,15 +159,42 @@ func measure(ctx context.Context, cfg config) ([]result, error) {
 	return results, nil
 }
 
+// take runs a measurement and also tells how many ms of processor time the daemon
+// used meanwhile, its threads' own work and that of others alike.
+func (d *daemon) take(ctx context.Context, m measurement, profile bool) (v, cpu float64, err error) {
+	if profile && d.cfg.profile != "" {
+		name := strings.Map(func(r rune) rune {
+			if unicode.IsLetter(r) || unicode.IsDigit(r) {
+				return r
+			}
+			return '-'
+		}, m.name)
+		stop, err := d.proc.profile(filepath.Join(d.cfg.profile, name+".pprof"))
+		if err != nil {
+			return 0, 0, err
+		}
+		defer stop()
+	}
+	before, err := d.proc.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	if v, err = m.run(ctx); err != nil {
+		return 0, 0, err
+	}
+	after, err := d.proc.cpu()
+	return v, float64((after - before).Milliseconds()), err
+}
+
 func printTable(results []result) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "measurement\tmedian\tlow\thigh\tunit\tratio\tfloor\t")
+	fmt.Fprintln(w, "measurement\tmedian\tlow\thigh\tunit\tCPU ms\tratio\tfloor\t")
 	for _, r := range results {
 		ratio := ""
 		if r.Ratio > 0 {
 			ratio = fmt.Sprintf("%.2f", r.Ratio)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.Name, number(r.Value), number(r.Low), number(r.High), r.Unit, ratio, r.Floor)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\t\n", r.Name, number(r.Value), number(r.Low), number(r.High), r.Unit, r.CPU, ratio, r.Floor)
 	}
 	w.Flush()
 }

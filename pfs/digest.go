@@ -5,6 +5,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/minipachd/minipachd/pfs/frame"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
 
@@ -25,20 +26,22 @@ type digest struct {
 func newDigest() *digest { return &digest{ops: blake3.New(), file: blake3.New()} }
 
 // add takes one message into account.
-func (d *digest) add(m *pfspb.ModifyFileRequest) {
-	switch body := m.GetBody().(type) {
-	case *pfspb.ModifyFileRequest_AddFile:
-		add := body.AddFile
-		if url := add.GetUrl(); url != nil {
-			d.flush()
-			d.op("url", add.GetPath(), datumOf(add.GetDatum()), url.GetURL(), flag(url.GetRecursive()))
-			return
-		}
-		if path, datum := add.GetPath(), datumOf(add.GetDatum()); !d.appending || path != d.path || datum != d.datum {
+func (d *digest) add(o *frame.Operation) {
+	if o.IsAppend {
+		if path, datum := o.Path, datumOf(o.Datum); !d.appending || path != d.path || datum != d.datum {
 			d.flush()
 			d.path, d.datum, d.appending = path, datum, true
 		}
-		_, _ = d.file.Write(add.GetRaw().GetValue()) // never fails
+		for _, b := range o.Data {
+			_, _ = d.file.Write(b) // never fails
+		}
+		return
+	}
+	switch body := o.GetBody().(type) {
+	case *pfspb.ModifyFileRequest_AddFile:
+		add := body.AddFile
+		d.flush()
+		d.op("url", add.GetPath(), datumOf(add.GetDatum()), add.GetUrl().GetURL(), flag(add.GetUrl().GetRecursive()))
 	case *pfspb.ModifyFileRequest_DeleteFile:
 		d.flush()
 		d.op("delete", body.DeleteFile.GetPath(), datumOf(body.DeleteFile.GetDatum()))
@@ -87,17 +90,16 @@ func flag(b bool) string {
 	return "0"
 }
 
-// digestStream takes the digest of the messages that are received from a stream.
-type digestStream struct {
-	modifyStream
+// digested takes the digest of the operations that come from others.
+type digested struct {
+	operations
 	digest *digest
 }
 
-// Recv implements modifyStream.
-func (s *digestStream) Recv() (*pfspb.ModifyFileRequest, error) {
-	m, err := s.modifyStream.Recv()
+func (d *digested) receive(o *frame.Operation) error {
+	err := d.operations.receive(o)
 	if err == nil {
-		s.digest.add(m)
+		d.digest.add(o)
 	}
-	return m, err
+	return err
 }

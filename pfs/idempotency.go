@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/minipachd/minipachd/pfs/fileset"
+	"github.com/minipachd/minipachd/pfs/frame"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -122,19 +123,21 @@ func (s *Service) modifyOnce(stream modifyStream, c *pfspb.Commit, key string) e
 	if o.repeat, err = s.known(stream.Context(), o); err != nil {
 		return err
 	}
-	digested := &digestStream{modifyStream: stream, digest: newDigest()}
+	ops := &digested{operations: received{stream}, digest: newDigest()}
 	if o.repeat {
 		// The content is received all the same, to compare it; none of it is kept.
+		op := &frame.Operation{}
 		for err == nil {
-			_, err = digested.Recv()
+			err = ops.receive(op)
 		}
+		op.Free()
 		if errors.Is(err, io.EOF) {
-			o.digest = digested.digest.sum()
+			o.digest = ops.digest.sum()
 			err = s.attachOnce(stream.Context(), o, nil)
 		}
 	} else {
-		err = s.modify(digested, c, func(layers []*fileset.Layer) error {
-			o.digest = digested.digest.sum()
+		err = s.modify(stream.Context(), ops, c, func(layers []*fileset.Layer) error {
+			o.digest = ops.digest.sum()
 			return s.attachOnce(stream.Context(), o, layers)
 		})
 	}

@@ -11,10 +11,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/minipachd/minipachd/pfs/frame"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	"github.com/minipachd/minipachd/store"
 )
@@ -333,12 +336,28 @@ func TestOnce_ForgottenByAgeAndNumber(t *testing.T) {
 	}
 }
 
+// oneMessage is a stream that brings one message.
+type oneMessage struct{ m *pfspb.ModifyFileRequest }
+
+func (e oneMessage) RecvMsg(m any) error {
+	b, err := proto.Marshal(e.m)
+	if err != nil {
+		return err
+	}
+	return frame.Codec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, m)
+}
+
 // TestDigest tells sequences of operations apart, and not how they were sent.
 func TestDigest(t *testing.T) {
 	sum := func(ops ...*pfspb.ModifyFileRequest) string {
 		d := newDigest()
+		var o frame.Operation
+		defer o.Free()
 		for _, op := range ops {
-			d.add(op)
+			if err := o.Receive(oneMessage{op}); err != nil {
+				t.Fatal(err)
+			}
+			d.add(&o)
 		}
 		return string(d.sum())
 	}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/minipachd/minipachd/pfs/chunk"
+	"github.com/minipachd/minipachd/pfs/frame"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	"github.com/minipachd/minipachd/store"
 )
@@ -67,7 +68,7 @@ func startMeta(t *testing.T, dir string, options ...func(*Config)) (*metaServer,
 	ran := make(chan error, 1)
 	go func() { ran <- svc.Run(ctx) }()
 	l := bufconn.Listen(1 << 20)
-	srv := grpc.NewServer()
+	srv := grpc.NewServer(grpc.ForceServerCodecV2(frame.Codec()))
 	svc.Register(srv)
 	go srv.Serve(l)
 	conn, err := grpc.NewClient("passthrough:pfs", grpc.WithTransportCredentials(insecure.NewCredentials()),

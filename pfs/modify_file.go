@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/minipachd/minipachd/pfs/fileset"
+	"github.com/minipachd/minipachd/pfs/frame"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -46,7 +47,7 @@ func (s *Service) ModifyFile(stream modifyStream) error {
 	if _, err := s.target(ctx, commit.SetCommit); err != nil {
 		return err
 	}
-	err = s.modify(stream, commit.SetCommit, func(layers []*fileset.Layer) error {
+	err = s.modify(ctx, received{stream}, commit.SetCommit, func(layers []*fileset.Layer) error {
 		return s.attach(ctx, commit.SetCommit, layers)
 	})
 	if err != nil {
@@ -57,13 +58,13 @@ func (s *Service) ModifyFile(stream modifyStream) error {
 
 // modify writes what a stream brings for c and gives attach its layers, which
 // nothing refers to before.
-func (s *Service) modify(stream modifyStream, c *pfspb.Commit, attach func([]*fileset.Layer) error) error {
+func (s *Service) modify(ctx context.Context, ops operations, c *pfspb.Commit, attach func([]*fileset.Layer) error) error {
 	if err := s.room(); err != nil {
 		return fmt.Errorf("modify files of %s: %w", CommitName(c), err)
 	}
-	w := s.files.NewWriter(stream.Context())
+	w := s.files.NewWriter(ctx)
 	defer w.Abort()
-	if err := s.collect(stream.Context(), stream, w); err != nil {
+	if err := s.collect(ctx, ops, w); err != nil {
 		return err
 	}
 	layers, err := w.Finish()
@@ -75,20 +76,40 @@ func (s *Service) modify(stream modifyStream, c *pfspb.Commit, attach func([]*fi
 
 // operations is a stream of changes to files.
 type operations interface {
-	Recv() (*pfspb.ModifyFileRequest, error)
+	// receive gives the next one; io.EOF once the client has half-closed.
+	receive(*frame.Operation) error
 }
 
+// received are the operations that a gRPC stream brings.
+type received struct {
+	stream interface{ RecvMsg(m any) error }
+}
+
+func (r received) receive(o *frame.Operation) error { return o.Receive(r.stream) }
+
 // collect applies the messages of a stream to w until the client half-closes.
-func (s *Service) collect(ctx context.Context, stream operations, w *fileset.Writer) error {
+func (s *Service) collect(ctx context.Context, ops operations, w *fileset.Writer) error {
+	o := &frame.Operation{}
+	defer o.Free()
 	for {
-		m, err := stream.Recv()
+		err := ops.receive(o)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		switch body := m.GetBody().(type) {
+		if o.IsAppend {
+			p, err := writePath(o.Path)
+			if err == nil {
+				err = w.Append(p, datumOf(o.Datum), o.Data...)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		switch body := o.GetBody().(type) {
 		case *pfspb.ModifyFileRequest_AddFile:
 			err = s.addFile(ctx, w, body.AddFile)
 		case *pfspb.ModifyFileRequest_DeleteFile:
@@ -106,18 +127,12 @@ func (s *Service) collect(ctx context.Context, stream operations, w *fileset.Wri
 	}
 }
 
+// addFile adds what does not come with the message itself.
 func (s *Service) addFile(ctx context.Context, w *fileset.Writer, add *pfspb.AddFile) error {
 	if add == nil {
 		return &InvalidRequestError{Stream: true, Why: "add_file must not be empty"}
 	}
-	if src := add.GetUrl(); src != nil {
-		return s.addURL(ctx, w, add.GetPath(), datumOf(add.GetDatum()), src)
-	}
-	p, err := writePath(add.GetPath())
-	if err != nil {
-		return err
-	}
-	return w.Append(p, datumOf(add.GetDatum()), add.GetRaw().GetValue())
+	return s.addURL(ctx, w, add.GetPath(), datumOf(add.GetDatum()), add.GetUrl())
 }
 
 func deleteFile(w *fileset.Writer, del *pfspb.DeleteFile) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
+	"github.com/minipachd/minipachd/pfs/frame"
 	"github.com/minipachd/minipachd/pfs/glob"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -229,7 +230,7 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 	return sn.deleted(ctx, s, node.File.Stream(ctx, req.GetOffset(), func(b []byte) error {
 		for len(b) > 0 {
 			n := min(len(b), maxPiece)
-			if err := stream.Send(wrapperspb.Bytes(b[:n])); err != nil {
+			if err := frame.NewBytes(b[:n], nil).Send(stream); err != nil {
 				return err
 			}
 			b = b[n:]

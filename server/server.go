@@ -25,6 +25,7 @@ import (
 	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pfs/chunk"
+	"github.com/minipachd/minipachd/pfs/frame"
 	"github.com/minipachd/minipachd/pps"
 	"github.com/minipachd/minipachd/pps/logs"
 	"github.com/minipachd/minipachd/pps/runtime/process"
@@ -207,6 +208,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	transactions := transaction.New(transaction.Config{Store: s.store, PFS: s.pfs, Pipelines: s.pps})
 	attached := metadata.New(s.pfs, s.pps)
 	srv := grpc.NewServer(
+		grpc.ForceServerCodecV2(frame.Codec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.ChainUnaryInterceptor(g.unary, transactions.Unary),

@@ -49,7 +49,7 @@ func write(t testing.TB, s *chunk.Store, seed uint64, data []byte) []chunk.Ref {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return x.Refs(0, int64(len(data)))
+	return slices.Collect(x.Refs(0, int64(len(data))))
 }
 
 func read(t testing.TB, s *chunk.Store, refs []chunk.Ref) []byte {
@@ -109,14 +109,14 @@ func TestWriter_BoundaryMakesAFileCutAsElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := x.Refs(int64(len(before)), int64(len(file))); !slices.Equal(got, alone) {
+	if got := slices.Collect(x.Refs(int64(len(before)), int64(len(file)))); !slices.Equal(got, alone) {
 		t.Error("the file is cut differently after another")
 	}
-	part := x.Refs(100, int64(len(before)))
+	part := slices.Collect(x.Refs(100, int64(len(before))))
 	if want := append(slices.Clone(before[100:]), file[:100]...); !bytes.Equal(read(t, s, part), want) {
 		t.Error("a range over two chunks reads wrong")
 	}
-	if refs := x.Refs(5, 0); refs != nil {
+	if refs := slices.Collect(x.Refs(5, 0)); refs != nil {
 		t.Errorf("an empty range has %d refs", len(refs))
 	}
 }

@@ -44,6 +44,8 @@ func (s *Storage) Apply(ctx context.Context, base []*recordpb.LayerRef, baseSize
 	var err error
 	switch {
 	case len(add) == 0:
+	case len(base) == 0 && len(add) == 1 && add[0].plain:
+		a.Size = add[0].Content
 	case below <= walkRatio*changed:
 		a.Size, err = s.Open(a.Stack, known...).Total(ctx)
 	default:

@@ -259,7 +259,7 @@ func (s *Storage) repack(ctx context.Context, h *held, e *entry) (*entry, error)
 		if err != nil {
 			return nil, err
 		}
-		for _, ref := range index.Refs(0, size) {
+		for ref := range index.Refs(0, size) {
 			parts = append(parts, part{ref: ref})
 		}
 		i = j

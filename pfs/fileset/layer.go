@@ -30,6 +30,8 @@ type Layer struct {
 	// yet; nil if there is nothing of that kind. The layer may be stored while they
 	// are held and Err is nil.
 	Pins Pins
+	// plain tells that the layer has nothing but files, which can stand together.
+	plain bool
 }
 
 // Release lets go of the pins of a layer that Compact made, once it is stored or

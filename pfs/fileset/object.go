@@ -66,13 +66,16 @@ type objectWriter struct {
 	s       *Storage
 	held    *held
 	cur     encoder
-	first   *entry
-	count   uint64 // entries of the current block
+	first   fileKey // of the current block
+	count   uint64  // entries of the current block
 	out     []byte
 	index   []blockRef
 	trees   []string
 	entries uint64
 	content int64
+	// plain tells that there are files only, and that they can stand together.
+	plain bool
+	check checker
 	// small keeps entries while the layer may still fit into etcd.
 	small      []*entry
 	smallBytes int64
@@ -80,8 +83,11 @@ type objectWriter struct {
 
 func (s *Storage) newObjectWriter(h *held) *objectWriter { return &objectWriter{s: s, held: h} }
 
+// keeps tells whether the writer holds on to the next entry.
+func (w *objectWriter) keeps() bool { return w.smallBytes <= maxInline }
+
 func (w *objectWriter) add(e *entry) {
-	if w.smallBytes <= maxInline {
+	if w.keeps() {
 		w.small = append(w.small, e)
 		w.smallBytes += 40 + int64(len(e.path))
 		for _, p := range e.parts {
@@ -89,7 +95,10 @@ func (w *objectWriter) add(e *entry) {
 		}
 	}
 	if w.count == 0 {
-		w.first = e
+		w.first = fileKey{e.path, e.datum}
+	}
+	if w.plain {
+		w.plain = e.op != opDelete && w.check.path(e.path, e.datum) == nil
 	}
 	w.count++
 	w.entries++
@@ -123,12 +132,13 @@ func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
 	if w.entries == 0 {
 		return nil, nil
 	}
-	if w.smallBytes <= maxInline {
+	if w.keeps() {
 		if l, ok := w.s.newLayer(w.small); ok {
-			l.Pins = w.held.used()
+			l.Pins, l.plain = w.held.used(), w.plain
 			return l, nil
 		}
 	}
+	w.small = nil
 	w.flush()
 	index := w.encodeIndex()
 	off := len(w.out)
@@ -155,6 +165,7 @@ func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
 		Record:  &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Object{Object: &recordpb.LayerObject{Key: key, Size: size}}},
 		Content: w.content,
 		Pins:    w.held.used(),
+		plain:   w.plain,
 	}
 	w.s.open.Put(string(id), &layer{id: name, key: key, trees: w.trees, index: w.index}, indexCost(w.index, w.trees))
 	return l, nil

@@ -49,22 +49,24 @@ func (e *CollisionError) Error() string {
 
 // checker watches files in order and finds those that cannot stand together.
 type checker struct {
-	files []*File // each is a string prefix of the next
+	files []fileKey // each is a string prefix of the next
 }
 
-func (c *checker) add(f *File) error {
-	for n := len(c.files); n > 0 && !strings.HasPrefix(f.Path, c.files[n-1].Path); n-- {
+func (c *checker) add(f *File) error { return c.path(f.Path, f.Datum) }
+
+func (c *checker) path(path, datum string) error {
+	for n := len(c.files); n > 0 && !strings.HasPrefix(path, c.files[n-1].path); n-- {
 		c.files = c.files[:n-1]
 	}
 	for _, p := range c.files {
 		switch {
-		case p.Path == f.Path:
-			return &DuplicatePathError{Path: f.Path, First: p.Datum, Second: f.Datum}
-		case f.Path[len(p.Path)] == '/':
-			return &CollisionError{Path: f.Path}
+		case p.path == path:
+			return &DuplicatePathError{Path: path, First: p.datum, Second: datum}
+		case path[len(p.path)] == '/':
+			return &CollisionError{Path: path}
 		}
 	}
-	c.files = append(c.files, f)
+	c.files = append(c.files, fileKey{path, datum})
 	return nil
 }
 

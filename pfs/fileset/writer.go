@@ -1,6 +1,7 @@
 package fileset
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding"
@@ -20,12 +21,15 @@ type Writer struct {
 	held *held
 
 	files  map[fileKey]*pending
+	order  []*pending // as they came; those that are gone are left in
 	trees  map[string]bool
 	weight int64 // rough bytes of files and trees in memory
 
 	inline int64         // bytes of content kept inline
 	chunks *chunk.Writer // once there was too much of it
 	last   *pending      // the file written to last
+	hash   hash.Hash     // SHA-256 of what the last file has so far
+	states []byte        // room for states of hash
 	done   []*Layer      // sub-layers that were spilled
 }
 
@@ -33,11 +37,15 @@ type fileKey struct{ path, datum string }
 
 // pending is a file of the stream.
 type pending struct {
+	fileKey
 	op    op
+	gone  bool // by the deletion of a tree
 	parts []pendingPart
+	first [1]pendingPart // where parts lie at first: most files have one
 	size  int64
-	hash  hash.Hash
-	state []byte // of hash while another file is written
+	// What the hash was when the stream went on to another file.
+	sum   [sha256.Size]byte
+	state []byte
 }
 
 // pendingPart is inline data, a copied part, or a run of the chunk stream.
@@ -48,22 +56,27 @@ type pendingPart struct {
 
 // NewWriter begins a stream.
 func (s *Storage) NewWriter(ctx context.Context) *Writer {
-	return &Writer{s: s, ctx: ctx, held: &held{make: s.opt.NewPins}, files: map[fileKey]*pending{}, trees: map[string]bool{}}
+	return &Writer{s: s, ctx: ctx, held: &held{make: s.opt.NewPins}, files: map[fileKey]*pending{}, trees: map[string]bool{}, hash: sha256.New()}
 }
 
 // file returns the stream's file at a key, made with an append if it is new.
 func (w *Writer) file(path, datum string) *pending {
 	k := fileKey{path, datum}
+	if w.last != nil && w.last.fileKey == k {
+		return w.last
+	}
 	p, ok := w.files[k]
 	if !ok {
-		p = &pending{op: opAppend}
+		p = &pending{fileKey: k, op: opAppend}
+		p.parts = p.first[:0]
 		w.files[k] = p
+		w.order = append(w.order, p)
 		w.weight += 320 + int64(len(path)+len(datum))
 	}
 	return p
 }
 
-// begin makes p the file being written to and readies its hash.
+// begin makes p the file being written to and readies the hash.
 func (w *Writer) begin(p *pending) error {
 	if w.last == p {
 		return nil
@@ -71,36 +84,47 @@ func (w *Writer) begin(p *pending) error {
 	if err := w.rest(); err != nil {
 		return err
 	}
-	var err error
 	if p.state != nil {
-		p.hash, err = resume(p.state)
+		if err := w.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(p.state); err != nil {
+			return fmt.Errorf("hash state: %w", err)
+		}
 	} else {
-		p.hash = sha256.New()
+		w.hash.Reset()
 	}
 	w.last = p
-	if w.chunks != nil && err == nil {
-		err = w.chunks.Boundary()
+	if w.chunks != nil {
+		return w.chunks.Boundary()
 	}
-	return err
+	return nil
 }
 
 // rest puts the hash of the file written to last away.
 func (w *Writer) rest() error {
-	if w.last == nil || w.last.hash == nil {
+	p := w.last
+	if p == nil {
 		return nil
 	}
-	state, err := w.last.hash.(encoding.BinaryMarshaler).MarshalBinary()
-	if err != nil {
+	w.last = nil
+	w.hash.Sum(p.sum[:0])
+	at := p.state[:0]
+	if cap(at) < stateLength {
+		if cap(w.states)-len(w.states) < stateLength {
+			w.states = make([]byte, 0, min(64, 1+len(w.files))*stateLength)
+		}
+		n := len(w.states)
+		w.states = w.states[:n+stateLength]
+		at = w.states[n:n:len(w.states)]
+	}
+	var err error
+	if p.state, err = w.hash.(encoding.BinaryAppender).AppendBinary(at); err != nil {
 		return fmt.Errorf("hash state: %w", err)
 	}
-	w.last.state, w.last.hash = state, nil
-	w.last = nil
 	return nil
 }
 
-// Append adds data to the end of a file, which it makes if need be: without data
-// an empty one. It may keep data, so the caller must not reuse it.
-func (w *Writer) Append(path, datum string, data []byte) error {
+// Append adds data, given in pieces, to the end of a file, which it makes if need
+// be: without data an empty one. It does not keep data.
+func (w *Writer) Append(path, datum string, data ...[]byte) error {
 	p := w.file(path, datum)
 	if p.op == opDelete {
 		p.op = opReplace
@@ -108,27 +132,33 @@ func (w *Writer) Append(path, datum string, data []byte) error {
 	if err := w.begin(p); err != nil {
 		return err
 	}
-	if len(data) == 0 {
-		return w.spillIfLarge()
+	for _, b := range data {
+		if len(b) == 0 {
+			continue
+		}
+		w.hash.Write(b)
+		p.size += int64(len(b))
+		if err := w.put(p, b); err != nil {
+			return err
+		}
 	}
-	p.hash.Write(data)
-	p.size += int64(len(data))
+	return w.spillIfLarge()
+}
+
+// put stores data of p: inline as long as there is little.
+func (w *Writer) put(p *pending, data []byte) error {
 	if w.chunks == nil && w.inline+int64(len(data)) > maxInlineData {
 		if err := w.toChunks(); err != nil {
 			return err
 		}
-		w.last = p
 	}
-	if w.chunks == nil {
-		w.inline += int64(len(data))
-		w.weight += int64(len(data)) + 32
-		p.parts = append(p.parts, pendingPart{part: part{data: data}})
-		return nil
+	if w.chunks != nil {
+		return w.toStream(p, data)
 	}
-	if err := w.toStream(p, data); err != nil {
-		return err
-	}
-	return w.spillIfLarge()
+	w.inline += int64(len(data))
+	w.weight += int64(len(data)) + 32
+	p.parts = append(p.parts, pendingPart{part: part{data: bytes.Clone(data)}})
+	return nil
 }
 
 // toStream writes data of p to the chunk stream.
@@ -151,10 +181,9 @@ func (w *Writer) toStream(p *pending, data []byte) error {
 func (w *Writer) toChunks() error {
 	w.chunks = w.s.chunks.NewWriter(w.ctx, w.held)
 	w.inline = 0
-	for _, k := range w.sorted() {
-		p := w.files[k]
-		parts := p.parts
-		p.parts = nil
+	for _, p := range w.sorted() {
+		parts := slices.Clone(p.parts)
+		p.parts = p.parts[:0]
 		for _, q := range parts {
 			if q.data == nil {
 				p.parts = append(p.parts, q)
@@ -168,20 +197,21 @@ func (w *Writer) toChunks() error {
 	return nil
 }
 
-func (w *Writer) sorted() []fileKey {
-	keys := make([]fileKey, 0, len(w.files))
-	for k := range w.files {
-		keys = append(keys, k)
+// sorted gives the files in order. Most streams bring them so.
+func (w *Writer) sorted() []*pending {
+	byKey := func(a, b *pending) int { return compare(a.path, a.datum, b.path, b.datum) }
+	w.order = slices.DeleteFunc(w.order, func(p *pending) bool { return p.gone })
+	if !slices.IsSortedFunc(w.order, byKey) {
+		slices.SortFunc(w.order, byKey)
 	}
-	slices.SortFunc(keys, func(a, b fileKey) int { return compare(a.path, a.datum, b.path, b.datum) })
-	return keys
+	return w.order
 }
 
 // Delete removes the file of one datum; a missing one is no error.
 func (w *Writer) Delete(path, datum string) error {
 	p := w.file(path, datum)
 	w.forget(p)
-	*p = pending{op: opDelete}
+	*p = pending{fileKey: p.fileKey, op: opDelete}
 	return w.spillIfLarge()
 }
 
@@ -204,6 +234,7 @@ func (w *Writer) DeleteTree(dir string) error {
 	for k, p := range w.files {
 		if strings.HasPrefix(k.path, dir) {
 			w.forget(p)
+			p.gone = true
 			delete(w.files, k)
 		}
 	}
@@ -239,9 +270,9 @@ func (w *Writer) Copy(dst, datum string, src *File, appendTo bool) error {
 		if err != nil {
 			return err
 		}
-		p.hash = h
+		w.hash = h
 	} else if err := src.Stream(w.ctx, 0, func(b []byte) error {
-		p.hash.Write(b)
+		w.hash.Write(b)
 		return nil
 	}); err != nil {
 		return err
@@ -298,15 +329,17 @@ func (w *Writer) spill() error {
 		trees = append(trees, t)
 	}
 	slices.Sort(trees)
-	for _, k := range w.sorted() {
-		for len(trees) > 0 && trees[0] < k.path {
+	out.plain = len(trees) == 0
+	var e *entry
+	for _, p := range w.sorted() {
+		for len(trees) > 0 && trees[0] < p.path {
 			out.add(&entry{path: trees[0], op: opDeleteTree})
 			trees = trees[1:]
 		}
-		e, err := w.files[k].entry(k, index)
-		if err != nil {
-			return err
+		if e == nil || out.keeps() {
+			e = &entry{}
 		}
+		p.entry(e, index)
 		out.add(e)
 	}
 	for _, t := range trees {
@@ -319,33 +352,31 @@ func (w *Writer) spill() error {
 	if l != nil {
 		w.done = append(w.done, l)
 	}
-	w.files, w.trees, w.weight, w.inline, w.last = map[fileKey]*pending{}, map[string]bool{}, 0, 0, nil
+	w.files, w.order, w.trees = map[fileKey]*pending{}, nil, map[string]bool{}
+	w.weight, w.inline, w.last, w.states = 0, 0, nil, nil
 	return nil
 }
 
-// entry makes the layer's entry of a pending file.
-func (p *pending) entry(k fileKey, index *chunk.Index) (*entry, error) {
-	e := &entry{path: k.path, datum: k.datum, op: p.op, size: p.size}
+// entry fills in the layer's entry of a pending file, in the memory of the one
+// that was there.
+func (p *pending) entry(e *entry, index *chunk.Index) {
+	*e = entry{path: p.path, datum: p.datum, op: p.op, size: p.size, parts: e.parts[:0]}
 	if p.op == opDelete {
-		return e, nil
+		return
 	}
 	for _, q := range p.parts {
 		if q.n == 0 {
 			e.parts = appendPart(e.parts, q.part)
 			continue
 		}
-		for _, ref := range index.Refs(q.off, q.n) {
+		for ref := range index.Refs(q.off, q.n) {
 			e.parts = append(e.parts, part{ref: ref})
 		}
 	}
-	h := sha256.New()
-	if p.state != nil {
-		var err error
-		if h, err = resume(p.state); err != nil {
-			return nil, err
-		}
+	e.sum = p.sum
+	if e.size > keepState {
+		e.state = p.state
 	}
-	return e, e.setSum(h)
 }
 
 // appendPart adds a part, joining inline data with inline data before it.
@@ -379,6 +410,6 @@ func (w *Writer) Abort() {
 		w.chunks.Abort()
 		w.chunks = nil
 	}
-	w.files, w.done = nil, nil
+	w.files, w.order, w.done = nil, nil, nil
 	w.held.release()
 }
