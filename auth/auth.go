@@ -3,29 +3,15 @@ package auth
 import (
 	"context"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
-	enterprisepb "github.com/minipachd/minipachd/proto/enterprise_v2"
-	identitypb "github.com/minipachd/minipachd/proto/identity_v2"
-	licensepb "github.com/minipachd/minipachd/proto/license_v2"
-	"github.com/minipachd/minipachd/store"
 )
 
 // ErrNotActivated answers every auth call while auth is off. Clients match the
 // text, so it must stay as it is.
 var ErrNotActivated = status.Error(codes.Unimplemented, "the auth service is not activated")
-
-// Register adds the auth, identity, enterprise and license services to r. What
-// they keep is in st.
-func Register(r grpc.ServiceRegistrar, st *store.Store) {
-	authpb.RegisterAPIServer(r, &authServer{})
-	identitypb.RegisterAPIServer(r, newIdentityServer(st))
-	enterprisepb.RegisterAPIServer(r, &enterpriseServer{})
-	licensepb.RegisterAPIServer(r, &licenseServer{})
-}
 
 // authServer is auth_v2.API of a server without auth.
 type authServer struct {

@@ -53,6 +53,7 @@ type Server struct {
 	listener net.Listener
 	store    *store.Store
 	bucket   chunk.Bucket
+	auth     *auth.Service
 	pfs      *pfs.Service
 	pps      *pps.Service
 	logs     *logs.Store
@@ -94,6 +95,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.bucket, err = openBucket(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
+	s.auth = auth.New(auth.Config{Store: s.store, Logger: s.log.Named("auth")})
 	if s.pfs, err = pfs.New(pfs.Config{
 		Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs"),
 		Room: s.store.Room, GC: cfg.gc(), URLs: cfg.URLs, Idempotency: cfg.Idempotency,
@@ -225,7 +227,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	)
 	s.pfs.Register(srv)
 	s.pps.Register(srv)
-	auth.Register(srv, s.store)
+	s.auth.Register(srv)
 	transactions.Register(srv)
 	attached.Register(srv)
 	versionpb.RegisterAPIServer(srv, versionServer{})
