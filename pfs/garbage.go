@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/minipachd/minipachd/clock"
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
 	"github.com/minipachd/minipachd/pfs/gc"
@@ -24,7 +25,7 @@ type GCConfig struct {
 	// Exclusive says that no other daemon uses this etcd.
 	Exclusive bool
 	// Clock is the system's by default.
-	Clock gc.Clock
+	Clock clock.Clock
 }
 
 // CollectGarbage collects garbage now, which takes the grace at least if there are

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
@@ -210,50 +209,3 @@ func noise(seed byte, n int) []byte {
 }
 
 const large = 1 << 20 // more than stays in etcd, one chunk
-
-// stillClock stands still until it is advanced, and tells what it is waited for.
-type stillClock struct {
-	mu     sync.Mutex
-	now    time.Time
-	timers map[chan time.Time]time.Time
-	waits  chan time.Time
-}
-
-func (c *stillClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *stillClock) Timer(at time.Time) (<-chan time.Time, func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.timers == nil {
-		c.timers = map[chan time.Time]time.Time{}
-	}
-	ch := make(chan time.Time, 1)
-	c.timers[ch] = at
-	c.fire()
-	c.waits <- at
-	return ch, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.timers, ch)
-	}
-}
-
-func (c *stillClock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-	c.fire()
-}
-
-func (c *stillClock) fire() {
-	for ch, at := range c.timers {
-		if !at.After(c.now) {
-			ch <- c.now
-			delete(c.timers, ch)
-		}
-	}
-}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minipachd/minipachd/clock/clocktest"
 	"github.com/minipachd/minipachd/pfs/fileset"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -248,7 +249,7 @@ func TestCopyFile_SourceIsDeletedMeanwhile(t *testing.T) {
 
 func TestFileSets_AreReferencesUntilTheyExpire(t *testing.T) {
 	f := newFarm(t)
-	clock := &stillClock{now: time.Now(), waits: make(chan time.Time, 10)}
+	clock := clocktest.New(time.Now())
 	s, _ := f.daemon(GCConfig{Clock: clock})
 	put := func(data []byte) []*recordpb.LayerRef {
 		w, layers := f.write(s, "/a", data)
@@ -275,7 +276,7 @@ func TestFileSets_AreReferencesUntilTheyExpire(t *testing.T) {
 	if report := f.collect(s); report.Chunks+report.Layers != 0 {
 		t.Errorf("swept too early: %v", report)
 	}
-	clock.advance(10 * time.Minute)
+	clock.Advance(10 * time.Minute)
 	if report := f.collect(s); report.Chunks != 1 {
 		t.Errorf("swept %v, want the chunk of the set that is not cached", report)
 	}
@@ -293,12 +294,12 @@ func TestFileSets_AreReferencesUntilTheyExpire(t *testing.T) {
 func TestCollectGarbage_ByTheClock(t *testing.T) {
 	f := newFarm(t)
 	start := time.Now().Round(0)
-	clock := &stillClock{now: start, waits: make(chan time.Time, 10)}
+	clock, waits := clocktest.NewTelling(start, 10)
 	s, _ := f.daemon(GCConfig{Clock: clock, Interval: time.Hour, Grace: 10 * time.Minute})
 	wait := func(want time.Duration) {
 		t.Helper()
 		select {
-		case at := <-clock.waits:
+		case at := <-waits:
 			if got := at.Sub(start); got != want {
 				t.Fatalf("waits until %v after the start, want %v", got, want)
 			}
@@ -312,13 +313,13 @@ func TestCollectGarbage_ByTheClock(t *testing.T) {
 	sn, err := s.snapshot(f.ctx, commitOf("r@master"))
 	f.must(err)
 	f.deleteRepo(s, "r")
-	clock.advance(time.Minute)
+	clock.Advance(time.Minute)
 	wait(11 * time.Minute) // the grace
 	// A reader that is on its way goes on.
 	n, err := sn.one(f.ctx, fileOf(nil, "/a"))
 	f.must(err)
 	f.must(n.File.Stream(f.ctx, 0, func([]byte) error { return nil }))
-	clock.advance(10 * time.Minute)
+	clock.Advance(10 * time.Minute)
 	wait(11*time.Minute + time.Hour) // the next collection
 	if left := f.objects(); len(left) != 0 {
 		t.Errorf("objects left: %v", left)

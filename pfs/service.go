@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/minipachd/minipachd/clock"
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
 	"github.com/minipachd/minipachd/pfs/gc"
@@ -33,7 +34,7 @@ type Config struct {
 	Store  *store.Store
 	Bucket chunk.Bucket
 	Logger *zap.Logger // default: none
-	Clock  Clock       // of triggers with a cron_spec; default: the system's
+	Clock  clock.Clock // of triggers with a cron_spec; default: the system's
 	// Room says, by an error, that there is no space for more data; nil means that
 	// there always is.
 	Room func() error
@@ -59,7 +60,7 @@ type Service struct {
 	files  *fileset.Storage
 	remote *remote.Client
 	log    *zap.Logger
-	clock  Clock
+	clock  clock.Clock
 	room   func() error
 
 	projects store.Collection[*pfspb.ProjectInfo]
@@ -89,7 +90,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.Logger = zap.NewNop()
 	}
 	if cfg.Clock == nil {
-		cfg.Clock = systemClock{}
+		cfg.Clock = clock.System{}
 	}
 	if cfg.Room == nil {
 		cfg.Room = func() error { return nil }

@@ -22,23 +22,6 @@ import (
 // the branch and the key in one transaction, so a tick happens once however many
 // daemons there are. Ticks missed while none ran are made up for by one.
 
-// Clock tells the time by which triggers with a cron_spec tick.
-type Clock interface {
-	Now() time.Time
-	// Timer fires once on the channel at time t, at once if that is past. stop
-	// frees it; nothing is sent afterwards.
-	Timer(t time.Time) (fires <-chan time.Time, stop func())
-}
-
-type systemClock struct{}
-
-func (systemClock) Now() time.Time { return time.Now() }
-
-func (systemClock) Timer(t time.Time) (<-chan time.Time, func()) {
-	timer := time.NewTimer(time.Until(t))
-	return timer.C, func() { timer.Stop() }
-}
-
 const (
 	// longestNap bounds how late a tick comes after the system's time was changed.
 	longestNap = time.Minute

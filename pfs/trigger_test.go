@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/minipachd/minipachd/clock"
+	"github.com/minipachd/minipachd/clock/clocktest"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -279,52 +281,7 @@ func TestTrigger_Removed(t *testing.T) {
 	}
 }
 
-// fakeClock stands still until it is moved.
-type fakeClock struct {
-	mu     sync.Mutex
-	now    time.Time
-	timers map[chan time.Time]time.Time
-}
-
-func (c *fakeClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *fakeClock) Timer(at time.Time) (<-chan time.Time, func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ch := make(chan time.Time, 1)
-	if !at.After(c.now) {
-		ch <- c.now
-		return ch, func() {}
-	}
-	c.timers[ch] = at
-	return ch, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.timers, ch)
-	}
-}
-
-func (c *fakeClock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-	for ch, at := range c.timers {
-		if !at.After(c.now) {
-			ch <- c.now
-			delete(c.timers, ch)
-		}
-	}
-}
-
-func newFakeClock() *fakeClock {
-	return &fakeClock{now: time.Now(), timers: map[chan time.Time]time.Time{}}
-}
-
-func withClock(c Clock) func(*Config) { return func(cfg *Config) { cfg.Clock = c } }
+func withClock(c clock.Clock) func(*Config) { return func(cfg *Config) { cfg.Clock = c } }
 
 // waitHead waits until a branch has a head other than one.
 func (m *metaServer) waitHead(name, not string) string {
@@ -349,7 +306,7 @@ func (m *metaServer) waitHead(name, not string) string {
 // TestTrigger_Clock ticks while the daemon runs, and once for what was missed
 // while it did not.
 func TestTrigger_Clock(t *testing.T) {
-	dir, clock := t.TempDir(), newFakeClock()
+	dir, clock := t.TempDir(), clocktest.New(time.Now())
 	m, stop := startMeta(t, dir, withClock(clock))
 	m.repo("r", "down")
 	m.branch("r@master")
@@ -360,7 +317,7 @@ func TestTrigger_Clock(t *testing.T) {
 	if got := m.inspectBranch("r@t").Head.Id; got != was {
 		t.Errorf("moved to %s without a tick", got)
 	}
-	clock.advance(2 * time.Hour)
+	clock.Advance(2 * time.Hour)
 	if got := m.waitHead("r@t", was); got != c.Id {
 		t.Errorf("moved to %s, want %s", got, c.Id)
 	}
@@ -369,7 +326,7 @@ func TestTrigger_Clock(t *testing.T) {
 	}
 	d := m.commit("r@master")
 	stop()
-	clock.advance(100 * time.Hour)
+	clock.Advance(100 * time.Hour)
 	m, _ = startMeta(t, dir, withClock(clock))
 	if got := m.waitHead("r@t", c.Id); got != d.Id {
 		t.Errorf("after a restart: %s, want %s", got, d.Id)
@@ -381,7 +338,7 @@ func TestTrigger_Clock(t *testing.T) {
 	// A change of the schedule takes effect at once, none lets the clock go on.
 	m.trigger("r@t", &pfspb.Trigger{Branch: "master", CronSpec: "@every 1m"})
 	e := m.commit("r@master")
-	clock.advance(2 * time.Minute)
+	clock.Advance(2 * time.Minute)
 	if got := m.waitHead("r@t", d.Id); got != e.Id {
 		t.Errorf("after a change: %s, want %s", got, e.Id)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/minipachd/minipachd/clock"
 	"github.com/minipachd/minipachd/pfs/chunk"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -66,8 +67,9 @@ type Config struct {
 	Rate int
 	// ReadRate bounds the bytes of layers read in a second, default 64 MiB.
 	ReadRate int
-	// Clock is the system's by default.
-	Clock Clock
+	// Clock tells when a collection is due and when the grace is over; the system's by
+	// default.
+	Clock clock.Clock
 }
 
 // Collector is this daemon's part in garbage collection.
@@ -76,7 +78,7 @@ type Collector struct {
 	store   *store.Store
 	bucket  chunk.Bucket
 	log     *zap.Logger
-	clock   Clock
+	clock   clock.Clock
 	table   *table
 	runs    store.Collection[*recordpb.GarbageRun]
 	members store.Collection[*recordpb.GarbageMember]
@@ -98,7 +100,7 @@ func New(cfg Config) *Collector {
 		cfg.ReadRate = 64 << 20
 	}
 	if cfg.Clock == nil {
-		cfg.Clock = systemClock{}
+		cfg.Clock = clock.System{}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/minipachd/minipachd/clock/clocktest"
 	"github.com/minipachd/minipachd/pps/logs"
 	"github.com/minipachd/minipachd/pps/runtime/process"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
@@ -173,55 +174,13 @@ func (f *fellow) said(want string) {
 	}
 }
 
-// testClock stands still until it is advanced.
-type testClock struct {
-	mu     sync.Mutex
-	now    time.Time
-	timers map[chan time.Time]time.Time
-}
-
-func (c *testClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *testClock) Timer(at time.Time) (<-chan time.Time, func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ch := make(chan time.Time, 1)
-	c.timers[ch] = at
-	c.fire()
-	return ch, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.timers, ch)
-	}
-}
-
-func (c *testClock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-	c.fire()
-}
-
-func (c *testClock) fire() {
-	for ch, at := range c.timers {
-		if !at.After(c.now) {
-			ch <- c.now
-			delete(c.timers, ch)
-		}
-	}
-}
-
 // daemon is a scheduler with all that it needs.
 type daemon struct {
 	t     *testing.T
 	store *store.Store
 	logs  *logs.Store
 	sched *Scheduler
-	clock *testClock
+	clock *clocktest.Clock
 	dir   string
 	crew  *crew
 	stop  func() // and wait
@@ -241,7 +200,7 @@ func newStore(t *testing.T) *store.Store {
 // start runs a daemon on an etcd.
 func start(t *testing.T, etcd *store.Store, edit ...func(*Config)) *daemon {
 	t.Helper()
-	d := &daemon{t: t, store: etcd, dir: t.TempDir(), crew: newCrew(t), clock: &testClock{now: epoch, timers: map[chan time.Time]time.Time{}}}
+	d := &daemon{t: t, store: etcd, dir: t.TempDir(), crew: newCrew(t), clock: clocktest.New(epoch)}
 	logger := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
 	r, err := process.New(process.Config{DataDir: d.dir, Logger: logger})
 	if err != nil {

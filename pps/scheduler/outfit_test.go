@@ -93,13 +93,13 @@ func TestSecrets_AreThoseOfTheMomentOfTheStart(t *testing.T) {
 	}))
 	d.status(stCrashing, 0, "missing Kubernetes secret s; next start at ")
 	putSecret(t, etcd, kept, "s", "first")
-	d.clock.advance(limit)
+	d.clock.Advance(limit)
 	if got := d.line("PW="); got != "first file=first name=s" {
 		t.Errorf("%q", got)
 	}
 	d.status(stCrashing, 0, "exit status 1")
 	putSecret(t, etcd, kept, "s", "second")
-	d.clock.advance(limit)
+	d.clock.Advance(limit)
 	if got := d.line("PW=second"); got != " file=second name=s" {
 		t.Errorf("%q", got)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/minipachd/minipachd/clock"
 	"github.com/minipachd/minipachd/pps/logs"
 	"github.com/minipachd/minipachd/pps/runtime"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -56,8 +57,8 @@ type Config struct {
 	// LeaseTTL is how long after a daemon's death another one takes over;
 	// default 10 s.
 	LeaseTTL time.Duration
-	// Clock is the system's by default.
-	Clock Clock
+	// Clock tells when workers are started again; the system's by default.
+	Clock clock.Clock
 }
 
 // crashAfter makes a pipeline crashing at its second failure in a row: the
@@ -97,7 +98,7 @@ func New(cfg Config) *Scheduler {
 		cfg.Output = noOutput{}
 	}
 	if cfg.Clock == nil {
-		cfg.Clock = systemClock{}
+		cfg.Clock = clock.System{}
 	}
 	s := &Scheduler{
 		cfg: cfg,

@@ -49,7 +49,7 @@ func TestRun_StartsAgainWhateverTheEnd(t *testing.T) {
 	f.said("")
 	d.status(stStarting, 0, "exit status 0 after")
 	d.crew.nobody()
-	d.clock.advance(time.Second)
+	d.clock.Advance(time.Second)
 	f = d.crew.next()
 	d.status(stRunning, 1, "")
 	f.tell(`7 "first\nboom"`)
@@ -58,19 +58,19 @@ func TestRun_StartsAgainWhateverTheEnd(t *testing.T) {
 	if !strings.HasPrefix(st.GetReason(), "exit status 7 after") || !strings.HasSuffix(st.GetRecentError(), "first\nboom") || st.GetStarts() != 2 {
 		t.Error(st)
 	}
-	d.clock.advance(2 * time.Second)
+	d.clock.Advance(2 * time.Second)
 	f = d.crew.next()
 	d.status(stCrashing, 1, "started again at 2026-01-01T00:00:03Z")
-	d.clock.advance(10 * time.Second)
+	d.clock.Advance(10 * time.Second)
 	d.status(stRunning, 1, "")
 	syscall.Kill(f.PID, syscall.SIGKILL)
 	d.status(stCrashing, 0, "signal SIGKILL after")
-	d.clock.advance(4 * time.Second)
+	d.clock.Advance(4 * time.Second)
 	f = d.crew.next()
-	d.clock.advance(10 * time.Minute)
+	d.clock.Advance(10 * time.Minute)
 	f.tell("1")
 	d.status(stStarting, 0, "exit status 1")
-	d.clock.advance(time.Second)
+	d.clock.Advance(time.Second)
 	d.crew.next()
 	if st := d.status(stRunning, 1, ""); st.GetStarts() != 5 {
 		t.Error(st)
@@ -221,7 +221,7 @@ func TestRun_LostLeaseIsRenewedAndWorkersLive(t *testing.T) {
 	if d.sched.members.current() == lost {
 		t.Error("written without a lease")
 	}
-	d.clock.advance(time.Second)
+	d.clock.Advance(time.Second)
 	d.crew.next()
 }
 
@@ -284,7 +284,7 @@ func TestRun_LogLines(t *testing.T) {
 	f.tell("a line")
 	f.tell("4")
 	d.status(stStarting, 0, "")
-	d.clock.advance(time.Second)
+	d.clock.Advance(time.Second)
 	f = d.crew.next()
 	f.tell("3")
 	d.status(stCrashing, 0, "")
