@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
@@ -29,6 +30,7 @@ const (
 	floorIn    = "raw gRPC stream in"
 	floorOut   = "raw gRPC stream out"
 	floorWrite = "raw disk write + fsync"
+	floorList  = "raw gRPC stream of as many FileInfos"
 )
 
 // pieceSize is the payload of one message of a stream, as the Go client sends it.
@@ -79,7 +81,7 @@ func startFloors(_ context.Context, dir string, cfg config) (*floors, error) {
 		return nil, err
 	}
 	f.server = grpc.NewServer(grpc.MaxRecvMsgSize(20<<20), grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(8<<20))
-	pfspb.RegisterAPIServer(f.server, &sink{piece: f.piece, size: cfg.bulk})
+	pfspb.RegisterAPIServer(f.server, &sink{piece: f.piece, size: cfg.bulk, files: cfg.files})
 	go func() { _ = f.server.Serve(l) }()
 	f.conn, err = grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(20<<20)),
@@ -100,6 +102,7 @@ func (f *floors) measurements() []measurement {
 		{name: floorTxn8, unit: "txn/s", run: f.txns(8)},
 		{name: floorIn, unit: "MB/s", run: f.streamIn},
 		{name: floorOut, unit: "MB/s", run: f.streamOut},
+		{name: floorList, unit: "ms", run: f.infosOut},
 		{name: floorWrite, unit: "MB/s", run: f.diskWrite},
 	}
 }
@@ -147,6 +150,12 @@ func (f *floors) streamOut(ctx context.Context) (float64, error) {
 	}
 }
 
+func (f *floors) infosOut(ctx context.Context) (float64, error) {
+	start := time.Now()
+	_, err := drain(pfspb.NewAPIClient(f.conn).ListFile(ctx, &pfspb.ListFileRequest{File: &pfspb.File{Commit: head("r"), Path: "/"}}))
+	return milliseconds(start), err
+}
+
 func (f *floors) diskWrite(context.Context) (float64, error) {
 	start := time.Now()
 	file, err := os.Create(filepath.Join(f.dir, "raw"))
@@ -169,6 +178,24 @@ type sink struct {
 	pfspb.UnimplementedAPIServer
 	piece []byte
 	size  int64
+	files int
+}
+
+// ListFile answers with one message again and again.
+func (s *sink) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreamingServer[pfspb.FileInfo]) error {
+	info := &pfspb.FileInfo{
+		File:      &pfspb.File{Commit: &pfspb.Commit{Repo: req.File.Commit.Repo, Id: "0123456789abcdef0123456789abcdef"}, Path: "/dir/0000000", Datum: "default"},
+		FileType:  pfspb.FileType_FILE,
+		Committed: timestamppb.Now(),
+		SizeBytes: 1024,
+		Hash:      s.piece[:32],
+	}
+	for range s.files {
+		if err := stream.Send(info); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *sink) ModifyFile(stream grpc.ClientStreamingServer[pfspb.ModifyFileRequest, emptypb.Empty]) error {

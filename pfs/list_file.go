@@ -121,7 +121,7 @@ func (s *Service) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreami
 		return err
 	}
 	if len(files) > 0 {
-		n, err := sn.view.Stat(ctx, asked, "")
+		n, err := sn.view.Find(ctx, asked, "")
 		if err != nil {
 			return err
 		}
@@ -144,16 +144,16 @@ func (s *Service) WalkFile(req *pfspb.WalkFileRequest, stream grpc.ServerStreami
 	asked := req.GetFile().GetPath()
 	root := cleanFile(asked)
 	if root == "/" {
-		return p.send(sn, sn.view.Walk(ctx, root), stream.Send)
+		return p.send(sn, sn.view.Walk(ctx, root, nil), stream.Send)
 	}
-	n, err := sn.view.Stat(ctx, root, "")
+	n, err := sn.view.Find(ctx, root, "")
 	if err != nil {
 		return sn.fault(asked, err)
 	}
 	if !n.Dir {
 		return stream.Send(sn.info(n))
 	}
-	return p.send(sn, sn.view.Walk(ctx, n.Path), stream.Send)
+	return p.send(sn, sn.view.Walk(ctx, n.Path, nil), stream.Send)
 }
 
 // GlobFile implements pfs_v2.API.
@@ -166,7 +166,7 @@ func (s *Service) GlobFile(req *pfspb.GlobFileRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	return sn.match(ctx, req.GetPattern(), false, func(n *fileset.Node) (bool, error) {
+	return sn.match(ctx, req.GetPattern(), false, true, func(n *fileset.Node) (bool, error) {
 		if !inRange(n.Path, req.GetPathRange()) {
 			return true, nil
 		}
@@ -247,7 +247,7 @@ func (sn *snapshot) below(ctx context.Context, asked string) iter.Seq2[*relative
 			return
 		}
 		root := cleanFile(asked)
-		n, err := sn.view.Stat(ctx, root, "")
+		n, err := sn.view.Find(ctx, root, "")
 		var nf *fileset.NotFoundError
 		if errors.As(err, &nf) {
 			return
@@ -256,7 +256,7 @@ func (sn *snapshot) below(ctx context.Context, asked string) iter.Seq2[*relative
 			yield(&relative{node: n}, err)
 			return
 		}
-		for node, err := range sn.view.Walk(ctx, n.Path) {
+		for node, err := range sn.view.Walk(ctx, n.Path, nil) {
 			if err != nil {
 				yield(nil, err)
 				return

@@ -1,13 +1,10 @@
 package pfs
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -144,29 +141,23 @@ func (s *Service) openFile(ctx context.Context, f *pfspb.File) (*snapshot, error
 }
 
 // match yields the nodes that a glob matches, those in a directory that matches
-// included when deep.
-func (sn *snapshot) match(ctx context.Context, pattern string, deep bool, fn func(*fileset.Node) (bool, error)) error {
+// included when deep. Without details the hashes, and the sizes of directories, are
+// left out.
+func (sn *snapshot) match(ctx context.Context, pattern string, deep, details bool, fn func(*fileset.Node) (bool, error)) error {
 	g, err := glob.Compile(pattern)
 	if err != nil {
 		return err
 	}
-	nodes, err := sn.candidates(ctx, g, deep)
+	m := &matcher{glob: g, deep: deep, details: details}
+	nodes, err := sn.candidates(ctx, m)
 	if err != nil {
 		return err
 	}
-	inside := ""
 	for n, err := range nodes {
 		if err != nil {
 			return err
 		}
-		ok := inside != "" && strings.HasPrefix(n.Path, inside)
-		if !ok && g.Match(n.Path) {
-			ok = true
-			if deep && n.Dir {
-				inside = n.Path
-			}
-		}
-		if !ok {
+		if !m.matched {
 			continue
 		}
 		if more, err := fn(n); err != nil || !more {
@@ -176,15 +167,39 @@ func (sn *snapshot) match(ctx context.Context, pattern string, deep bool, fn fun
 	return nil
 }
 
-// candidates yields the nodes that a glob could match. When it can match one path
-// alone, the rest of the commit is not looked at.
-func (sn *snapshot) candidates(ctx context.Context, g *glob.Glob, deep bool) (iter.Seq2[*fileset.Node, error], error) {
-	if !g.Exact() {
-		// Nothing outside of the directory of the literal prefix can match.
-		dir := g.Prefix()
-		return sn.view.Walk(ctx, dir[:strings.LastIndexByte(dir, '/')+1]), nil
+// matcher tells which nodes of a walk a glob matches.
+type matcher struct {
+	glob          *glob.Glob
+	deep, details bool
+	inside        string // a directory that matched, when deep
+	matched       bool   // the node asked about last
+}
+
+// want is asked about each node before it is yielded.
+func (m *matcher) want(path string) bool {
+	m.matched = m.inside != "" && strings.HasPrefix(path, m.inside)
+	if !m.matched && m.glob.Match(path) {
+		m.matched = true
+		if m.deep && strings.HasSuffix(path, "/") {
+			m.inside = path
+		}
 	}
-	n, err := sn.view.Stat(ctx, g.Prefix(), "")
+	return m.matched && m.details
+}
+
+// candidates yields the nodes that a glob could match, each after m was asked about
+// it. When the glob can match one path alone, the rest of the commit is not looked at.
+func (sn *snapshot) candidates(ctx context.Context, m *matcher) (iter.Seq2[*fileset.Node, error], error) {
+	prefix := m.glob.Prefix()
+	if !m.glob.Exact() {
+		// Nothing outside of the directory of the literal prefix can match.
+		return sn.view.Walk(ctx, prefix[:strings.LastIndexByte(prefix, '/')+1], m.want), nil
+	}
+	find := sn.view.Find
+	if m.details && !m.deep {
+		find = sn.view.Stat
+	}
+	n, err := find(ctx, prefix, "")
 	var nf *fileset.NotFoundError
 	if errors.As(err, &nf) {
 		return func(func(*fileset.Node, error) bool) {}, nil
@@ -192,10 +207,13 @@ func (sn *snapshot) candidates(ctx context.Context, g *glob.Glob, deep bool) (it
 	if err != nil {
 		return nil, err
 	}
-	if n.Dir && deep {
-		return sn.view.Walk(ctx, n.Path), nil
+	if n.Dir && m.deep {
+		return sn.view.Walk(ctx, n.Path, m.want), nil
 	}
-	return func(yield func(*fileset.Node, error) bool) { yield(n, nil) }, nil
+	return func(yield func(*fileset.Node, error) bool) {
+		m.want(n.Path)
+		yield(n, nil)
+	}, nil
 }
 
 // GetFile implements pfs_v2.API.
@@ -239,14 +257,15 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 	}))
 }
 
-// one finds the only node that a path or glob matches.
+// one finds the only node that a path or glob matches, without details.
 func (sn *snapshot) one(ctx context.Context, f *pfspb.File) (*fileset.Node, error) {
 	asked := f.GetPath()
 	if !strings.ContainsAny(asked, globRunes) {
-		return sn.stat(ctx, f)
+		n, err := sn.view.Find(ctx, cleanFile(asked), f.GetDatum())
+		return n, sn.fault(asked, err)
 	}
 	var found *fileset.Node
-	err := sn.match(ctx, asked, false, func(n *fileset.Node) (bool, error) {
+	err := sn.match(ctx, asked, false, false, func(n *fileset.Node) (bool, error) {
 		if found != nil {
 			return false, errors.New("matched multiple files. Use GetFileTAR instead")
 		}
@@ -296,15 +315,11 @@ func (s *Service) GetFileTAR(req *pfspb.GetFileRequest, stream grpc.ServerStream
 		_, err = out.finish()
 		return sn.deleted(ctx, s, err)
 	}
-	out := &pieceWriter{send: func(b []byte) error { return stream.Send(wrapperspb.Bytes(b)) }}
-	tw := tar.NewWriter(out)
-	if err := sn.selected(ctx, req, func(n *fileset.Node) error { return writeTAR(ctx, tw, n) }); err != nil {
+	out := &tarWriter{pieces: pieceWriter{stream: stream}}
+	if err := sn.selected(ctx, req, func(n *fileset.Node) error { return out.add(ctx, n) }); err != nil {
 		return sn.deleted(ctx, s, err)
 	}
-	if err := tw.Close(); err != nil {
-		return fmt.Errorf("tar: %w", err)
-	}
-	return out.flush()
+	return out.close()
 }
 
 // selected calls fn with what the glob and the range of a request select. Without
@@ -312,7 +327,7 @@ func (s *Service) GetFileTAR(req *pfspb.GetFileRequest, stream grpc.ServerStream
 func (sn *snapshot) selected(ctx context.Context, req *pfspb.GetFileRequest, fn func(*fileset.Node) error) error {
 	asked := req.GetFile().GetPath()
 	found := false
-	err := sn.match(ctx, asked, true, func(n *fileset.Node) (bool, error) {
+	err := sn.match(ctx, asked, true, false, func(n *fileset.Node) (bool, error) {
 		if !inRange(n.Path, req.GetPathRange()) {
 			return true, nil
 		}
@@ -322,64 +337,5 @@ func (sn *snapshot) selected(ctx context.Context, req *pfspb.GetFileRequest, fn 
 	if err == nil && !found && req.GetPathRange() == nil {
 		err = &FileNotFoundError{Path: asked, Commit: sn.rec.Info.Commit}
 	}
-	return err
-}
-
-// writeTAR adds one entry: mode and time zero, the name the absolute path.
-func writeTAR(ctx context.Context, tw *tar.Writer, n *fileset.Node) error {
-	h := &tar.Header{Typeflag: tar.TypeReg, Name: n.Path, Size: n.Size, ModTime: time.Unix(0, 0), Format: tar.FormatUnknown}
-	if n.Dir {
-		h.Typeflag, h.Size = tar.TypeDir, 0
-	}
-	if err := tw.WriteHeader(h); err != nil {
-		return fmt.Errorf("tar: %s: %w", n.Path, err)
-	}
-	if n.Dir {
-		return nil
-	}
-	return n.File.Stream(ctx, 0, func(b []byte) error {
-		_, err := tw.Write(b)
-		return err
-	})
-}
-
-// pieceWriter gathers small writes into messages of a fair size.
-type pieceWriter struct {
-	send func([]byte) error
-	buf  []byte
-}
-
-// gather is the size at which a message is sent.
-const gather = 256 << 10
-
-func (w *pieceWriter) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		if len(w.buf) == 0 && len(p) >= gather {
-			k := min(len(p), maxPiece)
-			if err := w.send(p[:k]); err != nil {
-				return 0, err
-			}
-			p = p[k:]
-			continue
-		}
-		k := min(len(p), gather-len(w.buf))
-		w.buf = append(w.buf, p[:k]...)
-		p = p[k:]
-		if len(w.buf) == gather {
-			if err := w.flush(); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return n, nil
-}
-
-func (w *pieceWriter) flush() error {
-	if len(w.buf) == 0 {
-		return nil
-	}
-	err := w.send(w.buf)
-	w.buf = make([]byte, 0, gather) // the message may still be on its way out
 	return err
 }

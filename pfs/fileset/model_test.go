@@ -118,7 +118,7 @@ func check(t *rapid.T, s *Storage, stack []*recordpb.LayerRef, want model) {
 		}
 	}
 	var nodes []string
-	for n, err := range v.Walk(ctx, "/") {
+	for n, err := range v.Walk(ctx, "/", nil) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -332,7 +332,7 @@ func BenchmarkWriter20000Files(b *testing.B) {
 		}
 		mem.put(a.New...)
 		nodes := 0
-		for _, err := range s.Open(a.Stack).Walk(b.Context(), "/") {
+		for _, err := range s.Open(a.Stack).Walk(b.Context(), "/", nil) {
 			if err != nil {
 				b.Fatal(err)
 			}

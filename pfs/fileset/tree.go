@@ -74,12 +74,15 @@ func (c *checker) path(path, datum string) error {
 type openDir struct {
 	path string
 	size int64
-	hash hash.Hash
-	n    int // its place in the list of all directories
+	hash hash.Hash // nil where it is not wanted
+	n    int       // its place in the list of all directories
 }
 
 func (d *openDir) child(name string, size int64, sum []byte) {
 	d.size += size
+	if d.hash == nil {
+		return
+	}
 	d.hash.Write([]byte(name))
 	d.hash.Write([]byte{0})
 	d.hash.Write(sum)
@@ -90,6 +93,12 @@ func (d *openDir) child(name string, size int64, sum []byte) {
 type walker struct {
 	root  string // "/" or "/d/": directories above it are not reported
 	stack []*openDir
+	// hashes tells whether to hash the directory at a depth, the root's being 0; nil
+	// for all. Those below a hashed one must be hashed as well.
+	hashes func(depth int) bool
+	// want tells whether the hash of a file is wanted though that of its directory
+	// is not; nil for always.
+	want  func(path string) bool
 	check checker
 	count int
 	enter func(path string, n int) bool
@@ -117,17 +126,24 @@ func (w *walker) add(ctx context.Context, f *File) (bool, error) {
 			return false, nil
 		}
 	}
-	sum, err := f.Hash(ctx)
-	if err != nil {
-		return false, err
-	}
 	dir := w.stack[len(w.stack)-1]
+	var sum []byte
+	if w.want == nil || w.want(f.Path) || dir.hash != nil {
+		var err error
+		if sum, err = f.Hash(ctx); err != nil {
+			return false, err
+		}
+	}
 	dir.child(f.Path[len(dir.path):], f.Size, sum)
 	return w.file(&Node{Path: f.Path, Datum: f.Datum, Size: f.Size, Hash: sum, File: f}), nil
 }
 
 func (w *walker) push(path string) bool {
-	w.stack = append(w.stack, &openDir{path: path, hash: sha256.New(), n: w.count})
+	d := &openDir{path: path, n: w.count}
+	if w.hashes == nil || w.hashes(len(w.stack)) {
+		d.hash = sha256.New()
+	}
+	w.stack = append(w.stack, d)
 	w.count++
 	return w.enter(path, w.count-1)
 }
@@ -136,7 +152,10 @@ func (w *walker) pop() bool {
 	n := len(w.stack) - 1
 	d := w.stack[n]
 	w.stack = w.stack[:n]
-	sum := d.hash.Sum(nil)
+	var sum []byte
+	if d.hash != nil {
+		sum = d.hash.Sum(nil)
+	}
 	if n > 0 {
 		up := w.stack[n-1]
 		up.child(d.path[len(up.path):], d.size, sum)
@@ -171,38 +190,69 @@ type total struct {
 	hash [sha256.Size]byte
 }
 
+// totals finds out the sizes and hashes of a directory and all below it, in the
+// order of their paths.
+func (v *View) totals(ctx context.Context, root string) ([]total, error) {
+	var all []total
+	w := &walker{
+		root: root,
+		enter: func(string, int) bool {
+			all = append(all, total{})
+			return true
+		},
+		file: func(*Node) bool { return true },
+		leave: func(n int, node *Node) bool {
+			all[n] = total{size: node.Size, hash: [sha256.Size]byte(node.Hash)}
+			return true
+		},
+	}
+	return all, w.run(ctx, v)
+}
+
 // Walk yields a directory ("/" or "/d/"), then everything below it in byte order
-// of the paths, a directory before its contents. It passes over the files twice
-// and holds 40 bytes for each directory. A directory without files yields
+// of the paths, a directory before its contents. A directory without files yields
 // nothing. Duplicate paths and collisions are errors.
-func (v *View) Walk(ctx context.Context, root string) iter.Seq2[*Node, error] {
+//
+// Want is asked about each node right before it is yielded: whether the hash of it is
+// wanted, and of a directory the size; otherwise they are left out. Nil
+// stands for always. Where a directory's are wanted, its files are passed over twice, and
+// 40 bytes are held for each directory below it.
+func (v *View) Walk(ctx context.Context, root string, want func(path string) bool) iter.Seq2[*Node, error] {
+	if want == nil {
+		want = func(string) bool { return true }
+	}
 	return func(yield func(*Node, error) bool) {
+		known := "" // the directory whose totals are known
 		var totals []total
-		first := &walker{
-			root: root,
-			enter: func(string, int) bool {
-				totals = append(totals, total{})
-				return true
-			},
-			file: func(*Node) bool { return true },
-			leave: func(n int, node *Node) bool {
-				totals[n] = total{size: node.Size, hash: [sha256.Size]byte(node.Hash)}
-				return true
-			},
-		}
-		if err := first.run(ctx, v); err != nil {
-			yield(nil, err)
-			return
-		}
-		second := &walker{
-			root: root,
-			enter: func(path string, n int) bool {
-				return yield(&Node{Path: path, Dir: true, Size: totals[n].size, Hash: totals[n].hash[:]}, nil)
+		next := 0
+		var failed error
+		w := &walker{
+			root:   root,
+			hashes: func(int) bool { return false },
+			want:   want,
+			enter: func(path string, _ int) bool {
+				wanted := want(path)
+				if known == "" || !strings.HasPrefix(path, known) {
+					if !wanted {
+						return yield(&Node{Path: path, Dir: true}, nil)
+					}
+					known, next = path, 0
+					if totals, failed = v.totals(ctx, path); failed != nil {
+						return false
+					}
+				}
+				t := &totals[next]
+				next++
+				return yield(&Node{Path: path, Dir: true, Size: t.size, Hash: t.hash[:]}, nil)
 			},
 			file:  func(n *Node) bool { return yield(n, nil) },
 			leave: func(int, *Node) bool { return true },
 		}
-		if err := second.run(ctx, v); err != nil {
+		err := w.run(ctx, v)
+		if failed != nil {
+			err = failed
+		}
+		if err != nil {
 			yield(nil, err)
 		}
 	}
@@ -218,10 +268,11 @@ func (v *View) Children(ctx context.Context, dir string) iter.Seq2[*Node, error]
 		}
 		emit := func(n *Node) bool { return !isChild(n.Path) || yield(n, nil) }
 		w := &walker{
-			root:  dir,
-			enter: func(string, int) bool { return true },
-			file:  emit,
-			leave: func(_ int, n *Node) bool { return emit(n) },
+			root:   dir,
+			hashes: func(depth int) bool { return depth > 0 }, // its own is not shown
+			enter:  func(string, int) bool { return true },
+			file:   emit,
+			leave:  func(_ int, n *Node) bool { return emit(n) },
 		}
 		if err := w.run(ctx, v); err != nil {
 			yield(nil, err)
@@ -234,6 +285,21 @@ func (v *View) Children(ctx context.Context, dir string) iter.Seq2[*Node, error]
 // that is not empty selects its file among those at the path, which otherwise must
 // not be several.
 func (v *View) Stat(ctx context.Context, path, datum string) (*Node, error) {
+	n, err := v.Find(ctx, path, datum)
+	if err != nil || !n.Dir {
+		return n, err
+	}
+	all, err := v.totals(ctx, n.Path)
+	if err != nil {
+		return nil, err
+	}
+	n.Size, n.Hash = all[0].size, all[0].hash[:]
+	return n, nil
+}
+
+// Find is Stat without the size and hash of a directory, which take a look at
+// everything below it.
+func (v *View) Find(ctx context.Context, path, datum string) (*Node, error) {
 	if !strings.HasSuffix(path, "/") {
 		files, err := v.Lookup(ctx, path)
 		if err != nil {
@@ -257,25 +323,16 @@ func (v *View) Stat(ctx context.Context, path, datum string) (*Node, error) {
 		}
 	}
 	dir := strings.TrimSuffix(path, "/") + "/"
-	var found *Node
-	w := &walker{
-		root:  dir,
-		enter: func(string, int) bool { return true },
-		file:  func(*Node) bool { return true },
-		leave: func(_ int, n *Node) bool {
-			if n.Path == dir {
-				found = n
-			}
-			return true
-		},
+	for f, err := range v.Files(ctx, dir) {
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(f.Path, dir) {
+			break
+		}
+		return &Node{Path: dir, Dir: true}, nil
 	}
-	if err := w.run(ctx, v); err != nil {
-		return nil, err
-	}
-	if found == nil {
-		return nil, &NotFoundError{Path: path}
-	}
-	return found, nil
+	return nil, &NotFoundError{Path: path}
 }
 
 // Total adds up the sizes of all files and checks that they can stand together.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -29,7 +28,8 @@ type File struct {
 	Datum string
 	Size  int64 // bytes
 	s     *Storage
-	from  []*entry // what it consists of, lowest first
+	from  []*entry  // what it consists of, lowest first
+	one   [1]*entry // where from lies if it is one
 }
 
 // merge walks all layers of a view in step.
@@ -126,7 +126,8 @@ func (g *group) file(s *Storage) *File {
 	if len(es) == 0 {
 		return nil
 	}
-	f := &File{Path: g.path, Datum: g.datum, s: s, from: slices.Clone(es)}
+	f := &File{Path: g.path, Datum: g.datum, s: s}
+	f.from = append(f.one[:0], es...)
 	for _, e := range es {
 		f.Size += e.size
 	}
