@@ -1299,6 +1299,166 @@ func (x *DaemonRecord) GetPid() int64 {
 	return 0
 }
 
+// LoginRecord is a login by OIDC that has begun; docs/security.md, Logging in with
+// OIDC. It is removed once somebody has got a token for it.
+type LoginRecord struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Expires *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expires,proto3" json:"expires,omitempty"`
+	// What the ID token must repeat, and what the code is exchanged with (RFC 7636).
+	Nonce    string `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Verifier string `protobuf:"bytes,3,opt,name=verifier,proto3" json:"verifier,omitempty"`
+	// A callback has taken it: no other may.
+	CalledBack bool `protobuf:"varint,4,opt,name=called_back,json=calledBack,proto3" json:"called_back,omitempty"`
+	// How it ended; neither is set before it has.
+	User          *LoginUser `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	Failure       string     `protobuf:"bytes,6,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginRecord) Reset() {
+	*x = LoginRecord{}
+	mi := &file_record_v1_record_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginRecord) ProtoMessage() {}
+
+func (x *LoginRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginRecord.ProtoReflect.Descriptor instead.
+func (*LoginRecord) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LoginRecord) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *LoginRecord) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+func (x *LoginRecord) GetVerifier() string {
+	if x != nil {
+		return x.Verifier
+	}
+	return ""
+}
+
+func (x *LoginRecord) GetCalledBack() bool {
+	if x != nil {
+		return x.CalledBack
+	}
+	return false
+}
+
+func (x *LoginRecord) GetUser() *LoginUser {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *LoginRecord) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+// LoginUser is who has logged in.
+type LoginUser struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Email string                 `protobuf:"bytes,1,opt,name=email,proto3" json:"email,omitempty"`
+	// When the ID token expires.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	// The groups of the ID token; without has_groups it says nothing of groups.
+	HasGroups     bool     `protobuf:"varint,3,opt,name=has_groups,json=hasGroups,proto3" json:"has_groups,omitempty"`
+	Groups        []string `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginUser) Reset() {
+	*x = LoginUser{}
+	mi := &file_record_v1_record_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginUser) ProtoMessage() {}
+
+func (x *LoginUser) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginUser.ProtoReflect.Descriptor instead.
+func (*LoginUser) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LoginUser) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *LoginUser) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *LoginUser) GetHasGroups() bool {
+	if x != nil {
+		return x.HasGroups
+	}
+	return false
+}
+
+func (x *LoginUser) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 var File_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_record_v1_record_proto_rawDesc = "" +
@@ -1403,7 +1563,21 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\fDaemonRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x10\n" +
-	"\x03pid\x18\x03 \x01(\x03R\x03pidB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
+	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\xda\x01\n" +
+	"\vLoginRecord\x124\n" +
+	"\aexpires\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\tR\x05nonce\x12\x1a\n" +
+	"\bverifier\x18\x03 \x01(\tR\bverifier\x12\x1f\n" +
+	"\vcalled_back\x18\x04 \x01(\bR\n" +
+	"calledBack\x12(\n" +
+	"\x04user\x18\x05 \x01(\v2\x14.record_v1.LoginUserR\x04user\x12\x18\n" +
+	"\afailure\x18\x06 \x01(\tR\afailure\"\x8e\x01\n" +
+	"\tLoginUser\x12\x14\n" +
+	"\x05email\x18\x01 \x01(\tR\x05email\x124\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1d\n" +
+	"\n" +
+	"has_groups\x18\x03 \x01(\bR\thasGroups\x12\x16\n" +
+	"\x06groups\x18\x04 \x03(\tR\x06groupsB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
 
 var (
 	file_record_v1_record_proto_rawDescOnce sync.Once
@@ -1417,7 +1591,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -1436,43 +1610,48 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*GarbageMember)(nil),         // 14: record_v1.GarbageMember
 	(*GarbageReport)(nil),         // 15: record_v1.GarbageReport
 	(*DaemonRecord)(nil),          // 16: record_v1.DaemonRecord
-	nil,                           // 17: record_v1.SecretRecord.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 19: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 20: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 21: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 22: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 23: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 24: pps_v2.PipelineState
-	(*pps_v2.WorkerExit)(nil),     // 25: pps_v2.WorkerExit
-	(*pps_v2.SecretInfo)(nil),     // 26: pps_v2.SecretInfo
+	(*LoginRecord)(nil),           // 17: record_v1.LoginRecord
+	(*LoginUser)(nil),             // 18: record_v1.LoginUser
+	nil,                           // 19: record_v1.SecretRecord.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 21: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 22: pfs_v2.Branch
+	(*pfs_v2.CommitInfo)(nil),     // 23: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 24: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 25: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 26: pps_v2.PipelineState
+	(*pps_v2.WorkerExit)(nil),     // 27: pps_v2.WorkerExit
+	(*pps_v2.SecretInfo)(nil),     // 28: pps_v2.SecretInfo
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	18, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	19, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	20, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	18, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	21, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	20, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	21, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	22, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	20, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	23, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	4,  // 5: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	6,  // 6: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
 	4,  // 7: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	18, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	22, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	20, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	24, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
 	8,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	23, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	24, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	18, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	18, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	25, // 15: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
-	26, // 16: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
-	17, // 17: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
-	18, // 18: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
-	18, // 19: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	25, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	26, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	20, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	20, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	27, // 15: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
+	28, // 16: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
+	19, // 17: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
+	20, // 18: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	20, // 19: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	20, // 20: record_v1.LoginRecord.expires:type_name -> google.protobuf.Timestamp
+	18, // 21: record_v1.LoginRecord.user:type_name -> record_v1.LoginUser
+	20, // 22: record_v1.LoginUser.expires:type_name -> google.protobuf.Timestamp
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -1490,7 +1669,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
