@@ -23,9 +23,9 @@ import (
 const (
 	// maxCode bounds the code that an issuer may give, in bytes.
 	maxCode = 4 << 10
-	// callbackTimeout bounds a callback: discovery, the exchange of the code and
-	// fetching keys take a request each.
-	callbackTimeout = 3*requestTimeout + 5*time.Second
+	// callbackTimeout bounds a callback. Discovery, the exchange of the code and
+	// fetching keys take a request each, bounded by itself.
+	callbackTimeout = time.Minute
 )
 
 // outcome is how a callback ended: the answer's status, and what the page and

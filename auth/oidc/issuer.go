@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/minipachd/minipachd/clock"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 )
 
@@ -62,7 +63,7 @@ func (l *Logins) discover(ctx context.Context, config *authpb.OIDCConfig) (*issu
 	config = proto.CloneOf(config)
 	shared := context.WithoutCancel(ctx) // whoever asked first may leave first
 	ch := l.discovering.DoChan(string(key), func() (any, error) {
-		i, err := newIssuer(shared, config, newTransport(config, l.roots), l.clock)
+		i, err := newIssuer(shared, config, newTransport(config, l.roots, l.timeout), l.clock)
 		if err != nil {
 			return nil, err
 		}
@@ -83,8 +84,8 @@ func (l *Logins) discover(ctx context.Context, config *authpb.OIDCConfig) (*issu
 }
 
 // newIssuer reads the discovery document.
-func newIssuer(ctx context.Context, config *authpb.OIDCConfig, t *transport, clock Clock) (*issuer, error) {
-	i := &issuer{config: config, client: t.client(), read: clock.Now()}
+func newIssuer(ctx context.Context, config *authpb.OIDCConfig, t *transport, clk clock.Clock) (*issuer, error) {
+	i := &issuer{config: config, client: t.client(), read: clk.Now()}
 	ctx = gooidc.ClientContext(ctx, i.client)
 	provider, err := gooidc.NewProvider(ctx, config.GetIssuer())
 	if err != nil {
@@ -92,6 +93,7 @@ func newIssuer(ctx context.Context, config *authpb.OIDCConfig, t *transport, clo
 	}
 	var doc struct {
 		JWKS        string   `json:"jwks_uri"`
+		Algorithms  []string `json:"id_token_signing_alg_values_supported"`
 		AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
 	}
 	if err := provider.Claims(&doc); err != nil {
@@ -124,16 +126,10 @@ func newIssuer(ctx context.Context, config *authpb.OIDCConfig, t *transport, clo
 		Scopes:       scopes,
 	}
 	keys := gooidc.ClientContext(ctx, t.limited(rate.NewLimiter(1, 10)).client())
-	var docAlgs struct {
-		Algs []string `json:"id_token_signing_alg_values_supported"`
-	}
-	if err := provider.Claims(&docAlgs); err != nil {
-		return nil, i.refuse("its discovery document is malformed")
-	}
 	i.verifier = gooidc.NewVerifier(config.GetIssuer(), keySet{gooidc.NewRemoteKeySet(keys, doc.JWKS)}, &gooidc.Config{
 		ClientID:             config.GetClientId(),
-		SupportedSigningAlgs: signatures(docAlgs.Algs),
-		Now:                  clock.Now,
+		SupportedSigningAlgs: signatures(doc.Algorithms),
+		Now:                  clk.Now,
 	})
 	return i, nil
 }

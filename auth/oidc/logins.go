@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/minipachd/minipachd/clock"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -20,23 +21,18 @@ const (
 	loginPrefix  = "auth/login/" // and the hash of the state in the URL
 )
 
-// Clock tells when logins and ID tokens have run out.
-type Clock interface {
-	Now() time.Time
-	// Timer fires once on the channel at time t, at once if that is past.
-	// stop frees it; nothing is sent afterwards.
-	Timer(t time.Time) (fires <-chan time.Time, stop func())
-}
-
 // Config is what Logins work with.
 type Config struct {
 	Store *store.Store
 	// Logger tells who logged in and which logins failed, never a secret; nil
 	// discards it.
 	Logger *zap.Logger
-	Clock  Clock
+	// Clock is the system's by default.
+	Clock clock.Clock
 	// RootCAs verify issuers; nil means those of the system.
 	RootCAs *x509.CertPool
+	// Timeout bounds one request to the issuer, default 10 s.
+	Timeout time.Duration
 }
 
 // User is somebody who has logged in.
@@ -50,12 +46,13 @@ type User struct {
 
 // Logins are how users log in. The methods may be called concurrently.
 type Logins struct {
-	store  *store.Store
-	log    *zap.Logger
-	clock  Clock
-	roots  *x509.CertPool
-	config store.Collection[*authpb.OIDCConfig]
-	logins store.Collection[*recordpb.LoginRecord]
+	store   *store.Store
+	log     *zap.Logger
+	clock   clock.Clock
+	roots   *x509.CertPool
+	timeout time.Duration
+	config  store.Collection[*authpb.OIDCConfig]
+	logins  store.Collection[*recordpb.LoginRecord]
 
 	discovering singleflight.Group
 
@@ -69,13 +66,20 @@ func New(cfg Config) *Logins {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
 	return &Logins{
-		store:  cfg.Store,
-		log:    cfg.Logger,
-		clock:  cfg.Clock,
-		roots:  cfg.RootCAs,
-		config: store.NewCollection[*authpb.OIDCConfig](configPrefix),
-		logins: store.NewCollection[*recordpb.LoginRecord](loginPrefix),
+		store:   cfg.Store,
+		log:     cfg.Logger,
+		clock:   cfg.Clock,
+		roots:   cfg.RootCAs,
+		timeout: cfg.Timeout,
+		config:  store.NewCollection[*authpb.OIDCConfig](configPrefix),
+		logins:  store.NewCollection[*recordpb.LoginRecord](loginPrefix),
 	}
 }
 

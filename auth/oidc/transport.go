@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// requestTimeout bounds one request to the issuer, from dialing to the last byte.
-	requestTimeout = 10 * time.Second
+	// defaultTimeout bounds one request to the issuer.
+	defaultTimeout = 10 * time.Second
 	// maxAnswer bounds what the issuer answers, in bytes.
 	maxAnswer = 1 << 20
 )
@@ -30,20 +30,19 @@ const (
 // says no.
 type transport struct {
 	base http.RoundTripper
-	// secure refuses http: what an https issuer names must be so too.
+	// secure is an https issuer's: what it names must be https too.
 	secure bool
 	// limit bounds how often; nil means no bound. Anybody can send an ID token with a
 	// key that nobody knows, and each makes the daemon ask for the issuer's keys.
 	limit *rate.Limiter
+	// timeout bounds a request from dialing to the last byte.
+	timeout time.Duration
 }
 
 var errTooOften = errors.New("it has been asked too often: try again in a few seconds")
 
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.secure && req.URL.Scheme != "https" {
-		return nil, errors.New("the issuer names an address that does not begin with https://")
-	}
 	if t.limit != nil && !t.limit.Allow() {
 		return nil, errTooOften
 	}
@@ -68,8 +67,8 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // newTransport gives the way to an issuer. Requests to a localhost issuer go to
 // this machine, whatever its name says; certificates are checked against the name.
-func newTransport(config *authpb.OIDCConfig, roots *x509.CertPool) *transport {
-	dialer := &net.Dialer{Timeout: requestTimeout}
+func newTransport(config *authpb.OIDCConfig, roots *x509.CertPool, timeout time.Duration) *transport {
+	dialer := &net.Dialer{}
 	base := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dialer.DialContext,
@@ -88,7 +87,7 @@ func newTransport(config *authpb.OIDCConfig, roots *x509.CertPool) *transport {
 			return dialer.DialContext(ctx, network, addr)
 		}
 	}
-	return &transport{base: base, secure: err == nil && u.Scheme == "https"}
+	return &transport{base: base, secure: err == nil && u.Scheme == "https", timeout: timeout}
 }
 
 // client makes requests by t, and follows no redirect: where the issuer's addresses
@@ -96,12 +95,12 @@ func newTransport(config *authpb.OIDCConfig, roots *x509.CertPool) *transport {
 func (t *transport) client() *http.Client {
 	return &http.Client{
 		Transport:     t,
-		Timeout:       requestTimeout,
+		Timeout:       t.timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
 // limited is t, asked at most so often.
 func (t *transport) limited(limit *rate.Limiter) *transport {
-	return &transport{base: t.base, secure: t.secure, limit: limit}
+	return &transport{base: t.base, secure: t.secure, limit: limit, timeout: t.timeout}
 }
