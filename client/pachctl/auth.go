@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) authCmd() *cobra.Command {
-	return verb("auth", "Log in, and see who you are", a.whoamiCmd(), a.loginCmd(), a.useTokenCmd(), a.logoutCmd(), a.robotTokenCmd())
+	return verb("auth", "Log in, and see who you are", a.whoamiCmd(), a.loginCmd(), a.getConfigCmd(), a.setConfigCmd(), a.useTokenCmd(), a.logoutCmd(), a.robotTokenCmd())
 }
 
 func (a *app) whoamiCmd() *cobra.Command {
@@ -36,37 +36,6 @@ func (a *app) whoamiCmd() *cobra.Command {
 			return nil
 		}),
 	})
-}
-
-func (a *app) loginCmd() *cobra.Command {
-	var idToken bool
-	cmd := &cobra.Command{
-		Use: "login", Short: "Log in through the identity provider", Args: nargs(0, 0),
-		RunE: a.remote(func(s *session, _ []string) error {
-			req := &authpb.AuthenticateRequest{}
-			if idToken {
-				token, err := s.secretLine("Token: ")
-				if err != nil {
-					return err
-				}
-				req.IdToken = token
-			} else {
-				login, err := s.Auth.GetOIDCLogin(s.ctx, &authpb.GetOIDCLoginRequest{})
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(s.err, "Log in at this address, this command waits for it:\n\n%s\n", login.GetLoginUrl())
-				req.OidcState = login.GetState()
-			}
-			resp, err := s.Auth.Authenticate(s.ctx, req)
-			if err != nil {
-				return err
-			}
-			return saveToken(resp.GetPachToken())
-		}),
-	}
-	cmd.Flags().BoolVarP(&idToken, "id-token", "t", false, "read an id token from standard input instead")
-	return cmd
 }
 
 // secretLine reads one line from stdin; the prompt is for people only.

@@ -105,6 +105,8 @@ func TestRequests(t *testing.T) {
 		{"list job -p s", []string{`pps_v2.API/ListJob {` + project + `,"pipeline":{"project":{"name":"default"},"name":"s"},"details":true}`}},
 		{"list job " + someID, []string{`pps_v2.API/InspectJobSet {"job_set":{"id":"` + someID + `"},"details":true}`}},
 		{"auth whoami", []string{`auth_v2.API/WhoAmI {}`}},
+		{"auth login", []string{`auth_v2.API/GetOIDCLogin {}`}},
+		{"auth get-config", []string{`auth_v2.API/GetConfiguration {}`}},
 		{"create secret", []string{`pps_v2.API/CreateSecret {}`}},
 		{"list secret", []string{`pps_v2.API/ListSecret {}`}},
 		{"inspect secret x", []string{`pps_v2.API/InspectSecret {"secret":{"name":"x"}}`}},
