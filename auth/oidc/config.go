@@ -23,66 +23,63 @@ const CallbackPath = "/authorization-code/callback"
 // maxConfig bounds a configuration, in bytes.
 const maxConfig = 16 << 10
 
-// ErrNotConfigured answers logins while there is no issuer.
-var ErrNotConfigured = status.Error(codes.FailedPrecondition, "no authentication providers are configured: a cluster admin sets one with pachctl auth set-config")
+// ErrNotConfigured answers logins while there is no issuer. Clients take the text to
+// mean that they need a token instead.
+var ErrNotConfigured = status.Error(codes.FailedPrecondition, "no authentication providers are configured")
 
 // defaultScopes are asked for when the configuration names none. Groups are not
 // among them: some issuers refuse a scope that they do not know.
 var defaultScopes = []string{"openid", "email", "profile"}
 
-// SetConfiguration keeps a configuration in place of the one before, after the
-// issuer has answered; nil or an empty one removes it. Logins that have begun end.
-func (l *Logins) SetConfiguration(ctx context.Context, config *authpb.OIDCConfig) error {
-	if config == nil || proto.Equal(config, &authpb.OIDCConfig{}) {
-		_, err := l.store.Update(ctx, func(tx *store.Txn) error {
-			l.Clear(tx)
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("remove OIDC configuration: %w", err)
-		}
+// CheckConfiguration refuses a configuration that PutConfiguration must not be
+// given: it is incomplete, or its issuer does not answer. It asks the issuer.
+func (l *Logins) CheckConfiguration(ctx context.Context, config *authpb.OIDCConfig) error {
+	if empty(config) {
 		return nil
 	}
 	if err := validate(config); err != nil {
 		return err
 	}
-	// The listener of a localhost issuer may come up after this daemon.
-	if !config.GetLocalhostIssuer() {
-		if _, err := l.discover(ctx, config); err != nil {
-			return fmt.Errorf("set OIDC configuration: nothing was changed: %w", err)
-		}
+	if config.GetLocalhostIssuer() {
+		return nil // it may come up after this daemon
 	}
-	_, err := l.store.Update(ctx, func(tx *store.Txn) error {
-		l.Clear(tx)
-		return l.config.Put(tx, configKey, config)
-	})
-	if err != nil {
-		return fmt.Errorf("set OIDC configuration: %w", err)
+	if _, err := l.discover(ctx, config); err != nil {
+		return fmt.Errorf("set OIDC configuration: nothing was changed: %w", err)
 	}
 	return nil
 }
 
-// Configuration gives the configuration with its secret, an empty one if there is
-// none.
-func (l *Logins) Configuration(ctx context.Context) (*authpb.OIDCConfig, error) {
-	config := &authpb.OIDCConfig{}
-	err := l.store.View(ctx, func(tx *store.Txn) error {
-		c, ok, err := l.config.Get(tx, configKey)
-		if ok {
-			config = c
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("get OIDC configuration: %w", err)
+// PutConfiguration keeps a configuration in place of the one before; nil or an empty
+// one removes it. Logins that have begun end.
+func (l *Logins) PutConfiguration(tx *store.Txn, config *authpb.OIDCConfig) error {
+	l.Clear(tx)
+	if empty(config) {
+		return nil
 	}
-	return config, nil
+	return l.config.Put(tx, configKey, config)
 }
 
-// configured is Configuration for logins, which need one.
-func (l *Logins) configured(ctx context.Context) (*authpb.OIDCConfig, error) {
-	config, err := l.Configuration(ctx)
-	if err == nil && config.GetIssuer() == "" {
+func empty(config *authpb.OIDCConfig) bool {
+	return config == nil || proto.Equal(config, &authpb.OIDCConfig{})
+}
+
+// Configuration gives the configuration with its secret, an empty one if there is
+// none.
+func (l *Logins) Configuration(tx *store.Txn) (*authpb.OIDCConfig, error) {
+	config, ok, err := l.config.Get(tx, configKey)
+	if !ok {
+		config = &authpb.OIDCConfig{}
+	}
+	return config, err
+}
+
+// configured gives the configuration to logins, which need one.
+func (l *Logins) configured(ctx context.Context) (config *authpb.OIDCConfig, err error) {
+	err = l.store.View(ctx, func(tx *store.Txn) error {
+		config, err = l.Configuration(tx)
+		return err
+	})
+	if err == nil && empty(config) {
 		err = ErrNotConfigured
 	}
 	return config, err

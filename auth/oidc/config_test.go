@@ -30,7 +30,7 @@ func TestSetConfiguration(t *testing.T) {
 		if err := e.SetConfiguration(t.Context(), want); err != nil {
 			t.Fatal(err)
 		}
-		got, err := e.Configuration(t.Context())
+		got, err := e.stored(t.Context())
 		if err != nil || !cmp.Equal(got, want, protocmp.Transform()) {
 			t.Errorf("kept %v, %v", got, err)
 		}
@@ -39,7 +39,7 @@ func TestSetConfiguration(t *testing.T) {
 		if err := e.SetConfiguration(t.Context(), &authpb.OIDCConfig{}); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := e.Configuration(t.Context()); err != nil || !cmp.Equal(got, &authpb.OIDCConfig{}, protocmp.Transform()) {
+		if got, err := e.stored(t.Context()); err != nil || !cmp.Equal(got, &authpb.OIDCConfig{}, protocmp.Transform()) {
 			t.Errorf("after removal: %v, %v", got, err)
 		}
 		refused(t, e.redeem(t.Context(), state).err, codes.Unauthenticated, "the login is not known")
@@ -95,7 +95,7 @@ func TestSetConfiguration_Refused(t *testing.T) {
 		err := e.SetConfiguration(t.Context(), config)
 		refused(t, err, tc.code, tc.text)
 		e.noSecrets(err.Error())
-		if got, err := e.Configuration(t.Context()); err != nil || !cmp.Equal(got, before, protocmp.Transform()) {
+		if got, err := e.stored(t.Context()); err != nil || !cmp.Equal(got, before, protocmp.Transform()) {
 			t.Fatalf("%s: kept %v, %v", tc.text, got, err)
 		}
 	}
@@ -112,7 +112,7 @@ func TestIssuer_TLS(t *testing.T) {
 
 	roots := x509.NewCertPool()
 	roots.AddCert(i.Server().Certificate())
-	trusting := New(Config{Store: e.store, Clock: e.clock, RootCAs: roots})
+	trusting := &env{Logins: New(Config{Store: e.store, Clock: e.clock, RootCAs: roots})}
 	if err := trusting.SetConfiguration(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}

@@ -87,6 +87,23 @@ func configured(t testing.TB) (*env, *oidctest.Issuer) {
 	return e, i
 }
 
+// SetConfiguration is what package auth does with the two halves of it.
+func (e *env) SetConfiguration(ctx context.Context, config *authpb.OIDCConfig) error {
+	if err := e.CheckConfiguration(ctx, config); err != nil {
+		return err
+	}
+	_, err := e.store.Update(ctx, func(tx *store.Txn) error { return e.PutConfiguration(tx, config) })
+	return err
+}
+
+func (e *env) stored(ctx context.Context) (config *authpb.OIDCConfig, err error) {
+	err = e.store.View(ctx, func(tx *store.Txn) error {
+		config, err = e.Configuration(tx)
+		return err
+	})
+	return config, err
+}
+
 func (e *env) begin() (loginURL, state string) {
 	e.t.Helper()
 	loginURL, state, err := e.Begin(e.t.Context())
@@ -132,7 +149,7 @@ type result struct {
 
 func (e *env) redeem(ctx context.Context, state string) result {
 	var r result
-	r.err = e.Redeem(ctx, state, func(_ *store.Txn, u User) error {
+	_, r.err = e.Redeem(ctx, state, func(_ *store.Txn, u User) error {
 		r.user = u
 		return nil
 	})

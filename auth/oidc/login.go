@@ -111,7 +111,7 @@ func (l *Logins) Begin(ctx context.Context) (loginURL, state string, err error) 
 
 // unchanged refuses what was prepared for a configuration that is no more.
 func (l *Logins) unchanged(tx *store.Txn, config *authpb.OIDCConfig) error {
-	now, _, err := l.config.Get(tx, configKey)
+	now, err := l.Configuration(tx)
 	if err == nil && !proto.Equal(now, config) {
 		err = status.Error(codes.Aborted, "the OIDC configuration has changed meanwhile: try again")
 	}
@@ -156,22 +156,22 @@ func (l *Logins) sweep(ctx context.Context) error {
 
 // Redeem waits until the login that Begin gave state for has ended, and calls grant
 // with its user in the transaction that uses it up: it does so once, whoever asks
-// and at whichever daemon. It returns the error of grant, or why nobody has logged
-// in.
-func (l *Logins) Redeem(ctx context.Context, state string, grant func(tx *store.Txn, u User) error) error {
+// and at whichever daemon. It returns the revision of etcd afterwards, or the error
+// of grant, or why nobody has logged in.
+func (l *Logins) Redeem(ctx context.Context, state string, grant func(tx *store.Txn, u User) error) (int64, error) {
 	if !isState(state) {
-		return errUnknownLogin
+		return 0, errUnknownLogin
 	}
 	key := loginKey(urlState(state))
 	login, err := l.login(ctx, key)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := l.await(ctx, key, login.GetExpires().AsTime()); err != nil {
-		return err
+		return 0, err
 	}
 	var failure string
-	_, err = l.store.Update(ctx, func(tx *store.Txn) error {
+	rev, err := l.store.Update(ctx, func(tx *store.Txn) error {
 		login, ok, err := l.logins.Get(tx, key)
 		if err != nil {
 			return err
@@ -192,7 +192,7 @@ func (l *Logins) Redeem(ctx context.Context, state string, grant func(tx *store.
 	if err == nil && failure != "" {
 		err = status.Error(codes.Unauthenticated, "logging in: "+failure)
 	}
-	return err
+	return rev, err
 }
 
 // groupsOf tells no groups from nothing said of groups.

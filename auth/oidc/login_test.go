@@ -131,7 +131,7 @@ func TestLogin_GrantFails(t *testing.T) {
 	loginURL, state := e.begin()
 	browse(t, loginURL)
 	errGrant := errors.New("no")
-	if err := e.Redeem(t.Context(), state, func(*store.Txn, User) error { return errGrant }); !errors.Is(err, errGrant) {
+	if _, err := e.Redeem(t.Context(), state, func(*store.Txn, User) error { return errGrant }); !errors.Is(err, errGrant) {
 		t.Errorf("got %v", err)
 	}
 	if r := e.redeem(t.Context(), state); r.err != nil || r.user.Email != "ann@example.com" || r.user.Groups != nil {
