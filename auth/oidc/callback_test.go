@@ -110,7 +110,7 @@ func TestCallback_Fails(t *testing.T) {
 			i.Override(tc.path, tc.handler)
 			defer i.Override(tc.path, nil)
 			loginURL, state := e.begin()
-			waits := e.waiting(t.Context(), state)
+			waits := e.redeeming(t.Context(), state)
 			page := browse(t, loginURL)
 			if page.code != tc.code || !strings.Contains(page.body, tc.text) || strings.Contains(page.body, "<script") {
 				t.Errorf("the browser got %d %s, want %d %s", page.code, page.body, tc.code, tc.text)

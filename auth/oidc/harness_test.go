@@ -156,8 +156,8 @@ func (e *env) redeem(ctx context.Context, state string) result {
 	return r
 }
 
-// waiting begins to redeem, and returns once that waits.
-func (e *env) waiting(ctx context.Context, state string) <-chan result {
+// redeeming begins to redeem, and returns once that waits.
+func (e *env) redeeming(ctx context.Context, state string) <-chan result {
 	e.t.Helper()
 	ch := make(chan result, 1)
 	go func() { ch <- e.redeem(ctx, state) }()

@@ -28,6 +28,8 @@ const (
 	lifetime = 5 * time.Minute
 	// maxLogins bounds the logins that have begun: anybody may begin one.
 	maxLogins = 1000
+	// maxWaiting bounds the clients that wait at one daemon: anybody may.
+	maxWaiting = 1000
 	// sweepPause is how often logins that have run out are looked for.
 	sweepPause = 10 * time.Second
 )
@@ -222,6 +224,10 @@ func (l *Logins) login(ctx context.Context, key string) (*recordpb.LoginRecord, 
 
 // await returns nil once the login has ended in whichever way.
 func (l *Logins) await(ctx context.Context, key string, until time.Time) error {
+	defer l.waiting.Add(-1)
+	if l.waiting.Add(1) > maxWaiting {
+		return status.Errorf(codes.ResourceExhausted, "%d clients are waiting for a login: try again in a moment", maxWaiting)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	fires, stop := l.clock.Timer(until)

@@ -51,7 +51,7 @@ func TestLogin(t *testing.T) {
 		t.Error("the URL is enough to fetch the token")
 	}
 
-	waits := e.waiting(t.Context(), state)
+	waits := e.redeeming(t.Context(), state)
 	page := browse(t, loginURL)
 	if page.code != http.StatusOK || !strings.Contains(page.body, "You are logged in.") {
 		t.Errorf("the browser got %d %s", page.code, page.body)
@@ -92,7 +92,7 @@ func TestLogin_Once(t *testing.T) {
 	var got atomic.Int32
 	var g errgroup.Group
 	for range n {
-		waits := e.waiting(t.Context(), state)
+		waits := e.redeeming(t.Context(), state)
 		g.Go(func() error {
 			r := <-waits
 			if r.err == nil {
@@ -145,7 +145,7 @@ func TestLogin_EndsWithoutUser(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		_, state := e.begin()
 		ctx, cancel := context.WithCancel(t.Context())
-		waits := e.waiting(ctx, state)
+		waits := e.redeeming(ctx, state)
 		cancel()
 		if r := <-waits; !errors.Is(r.err, context.Canceled) {
 			t.Errorf("got %v", r.err)
@@ -155,7 +155,7 @@ func TestLogin_EndsWithoutUser(t *testing.T) {
 		oneURL, one := e.begin()
 		_, two := e.begin()
 		ctx, cancel := context.WithCancel(t.Context())
-		waits := e.waiting(ctx, two)
+		waits := e.redeeming(ctx, two)
 		browse(t, oneURL)
 		if r := e.redeem(t.Context(), one); r.err != nil {
 			t.Error(r.err)
@@ -175,7 +175,7 @@ func TestLogin_EndsWithoutUser(t *testing.T) {
 	t.Run("runs out", func(t *testing.T) {
 		loginURL, state := e.begin()
 		_, left := e.begin() // nobody waits for
-		waits := e.waiting(t.Context(), state)
+		waits := e.redeeming(t.Context(), state)
 		e.clock.Advance(lifetime)
 		refused(t, (<-waits).err, codes.DeadlineExceeded, "nobody has logged in within 5m0s: begin a new login")
 		if page := browse(t, loginURL); page.code != http.StatusBadRequest || i.Asked("/token") != 1 {
@@ -187,7 +187,7 @@ func TestLogin_EndsWithoutUser(t *testing.T) {
 	})
 	t.Run("configuration changes", func(t *testing.T) {
 		_, state := e.begin()
-		waits := e.waiting(t.Context(), state)
+		waits := e.redeeming(t.Context(), state)
 		if err := e.SetConfiguration(t.Context(), e.configFor(i)); err != nil {
 			t.Fatal(err)
 		}
@@ -211,5 +211,14 @@ func TestBegin_IsBounded(t *testing.T) {
 	_, _, err := e.Begin(t.Context())
 	refused(t, err, codes.ResourceExhausted, "1000 logins have begun and not ended")
 	e.clock.Advance(lifetime)
-	e.begin()
+	_, state := e.begin()
+
+	e.waiting.Store(maxWaiting - 1)
+	waits := e.redeeming(t.Context(), state)
+	refused(t, e.redeem(t.Context(), state).err, codes.ResourceExhausted, "1000 clients are waiting for a login")
+	e.clock.Advance(lifetime)
+	refused(t, (<-waits).err, codes.DeadlineExceeded, "nobody has logged in")
+	if n := e.waiting.Load(); n != maxWaiting-1 {
+		t.Errorf("%d clients are waiting", n)
+	}
 }

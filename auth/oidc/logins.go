@@ -3,6 +3,7 @@ package oidc
 import (
 	"crypto/x509"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -55,6 +56,7 @@ type Logins struct {
 	logins  store.Collection[*recordpb.LoginRecord]
 
 	discovering singleflight.Group
+	waiting     atomic.Int32 // clients in await
 
 	mu      sync.Mutex
 	current *issuer   // of the configuration that was used last
