@@ -80,6 +80,9 @@ func (a *app) open(cmd *cobra.Command) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c, err = exchangeIDToken(cmd.Context(), cfg, c, opts); err != nil {
+		return nil, err
+	}
 	if a.verbose {
 		name, _, _ := cfg.Active() // NewFromConfig has checked it
 		fmt.Fprintf(cmd.ErrOrStderr(), "pachd at %s, project %s, context %q of %s\n", c.Address(), c.Project(), name, cfg.Path())

@@ -1,6 +1,7 @@
 package pachctl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/minipachd/minipachd/client"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 )
 
@@ -47,6 +49,26 @@ browser is opened with --no-browser, or when there is no terminal or desktop.`,
 	f.BoolVarP(&idToken, "id-token", "t", false, "read an id token from standard input instead")
 	f.BoolVarP(&noBrowser, "no-browser", "b", false, "open no browser, only print the address")
 	return cmd
+}
+
+// exchangeIDToken logs this one command in with the ID token of $DEX_TOKEN, as
+// programs do that have one, if there is no session token. It gives the client to go
+// on with.
+func exchangeIDToken(ctx context.Context, cfg *client.Config, c *client.Client, opts []client.Option) (*client.Client, error) {
+	_, x, err := cfg.Active()
+	idToken := os.Getenv("DEX_TOKEN")
+	if err != nil || idToken == "" || os.Getenv("PACH_TOKEN") != "" || (x.SessionToken != nil && *x.SessionToken != "") {
+		return c, nil
+	}
+	resp, err := c.Auth.Authenticate(ctx, &authpb.AuthenticateRequest{IdToken: idToken})
+	if errors.Is(err, client.ErrAuthOff) {
+		return c, nil
+	}
+	c.Close()
+	if err != nil {
+		return nil, fmt.Errorf("log in with the ID token of $DEX_TOKEN: %w", err)
+	}
+	return client.NewFromConfig(cfg, append(opts, client.WithToken(resp.GetPachToken()))...)
 }
 
 // beginLogin sends the user to the identity provider; the state it gives is the
