@@ -105,8 +105,7 @@ func wrap(err error, addr Address) error {
 	if st.Code() == codes.Unavailable {
 		if why, is := connectionFault(st.Message()); is {
 			e.kinds = append(e.kinds, ErrUnavailable, ErrNotConnected)
-			e.text = "cannot connect to pachd at " + addr.String() + ": " + why +
-				"; start it there with `pachd`, or say where it is with PACHD_ADDRESS or `pachctl connect`"
+			e.text = "cannot connect to pachd at " + addr.String() + ": " + why + "; " + advice(why, addr)
 			return e
 		}
 	}
@@ -143,4 +142,19 @@ func connectionFault(msg string) (why string, is bool) {
 		}
 	}
 	return why, true
+}
+
+// advice says what helps against a connection fault.
+func advice(why string, addr Address) string {
+	switch {
+	case !addr.Secure && addr.Path == "" && (strings.Contains(why, "error reading server preface") || strings.Contains(why, "connection reset")):
+		return "if it serves TLS, its address begins with grpcs://"
+	case strings.Contains(why, "first record does not look like a TLS handshake"):
+		return "it does not serve TLS: its address begins with grpc://"
+	case strings.Contains(why, "certificate signed by unknown authority"):
+		return "trust its CA with `pachctl config update context --server-cas <file>`, or with SSL_CERT_FILE"
+	case strings.Contains(why, "certificate"):
+		return "its certificate has to be for the name that it is reached by"
+	}
+	return "start it there with `pachd`, or say where it is with PACHD_ADDRESS or `pachctl connect`"
 }

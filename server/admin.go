@@ -59,6 +59,7 @@ type adminServer struct {
 	clusterID    string
 	deploymentID string
 	address      string
+	secure       bool
 	// metadata returns what users have attached to the cluster.
 	metadata func(ctx context.Context) (map[string]string, error)
 	// projectErr says why a project cannot be inspected, nil if it can.
@@ -71,6 +72,7 @@ func (a *adminServer) InspectCluster(ctx context.Context, req *adminpb.InspectCl
 		DeploymentId: a.deploymentID,
 		WarningsOk:   true,
 		ProxyHost:    a.address,
+		ProxyTls:     a.secure,
 		WebResources: &adminpb.WebResource{},
 		Warnings:     versionWarnings(req.GetClientVersion()),
 	}

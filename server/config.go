@@ -57,6 +57,14 @@ type Config struct {
 	InitialBackoff, MaxBackoff, ResetAfter time.Duration
 	// LeaseTTL is how long after a daemon's death others run its spouts.
 	LeaseTTL time.Duration
+	// TLSCert and TLSKey are the PEM files of the port's certificate and its key,
+	// looked at again while the daemon runs; empty for none.
+	TLSCert, TLSKey string
+	// TLSAuto makes such a certificate, and a CA for it, in DataDir.
+	TLSAuto bool
+	// TLSClientCA is a PEM file of CAs, one of which must have signed the certificate
+	// of every client; empty asks for none.
+	TLSClientCA string
 	// Logger gets the daemon's log; nil discards it.
 	Logger *zap.Logger
 }
@@ -142,6 +150,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
+	}
+	if err := c.checkTLS(); err != nil {
+		return c, err
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fmt.Errorf("listen address %q: %w; want host:port, for example %s", c.Listen, err, DefaultListen)

@@ -3,19 +3,22 @@ package server
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // splitter serves two protocols on one port by the first bytes of a
 // connection: the HTTP/2 preface goes to gRPC, which keeps its own fast
 // transport, everything else to HTTP/1.1.
 type splitter struct {
-	root net.Listener
-	grpc *queue
-	http *queue
+	roots []net.Listener
+	grpc  *queue
+	http  *queue
 }
 
 // sniffTimeout bounds how long a connection may stay silent before it has said
@@ -26,28 +29,45 @@ const sniffTimeout = 10 * time.Second
 // bytes tell it from any HTTP/1.1 method.
 const preface = "PRI "
 
-func newSplitter(root net.Listener) *splitter {
-	return &splitter{
-		root: root,
-		grpc: newQueue(root.Addr()),
-		http: newQueue(root.Addr()),
+// plainText answers a client that speaks HTTP where TLS is wanted.
+const plainText = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nthis port speaks TLS: use https:// or grpcs://\n"
+
+// newSplitter serves root, and local if it is not nil.
+func newSplitter(root, local net.Listener) *splitter {
+	s := &splitter{roots: []net.Listener{root}, grpc: newQueue(root.Addr()), http: newQueue(root.Addr())}
+	if local != nil {
+		s.roots = append(s.roots, local)
 	}
+	return s
 }
 
-// Run accepts until ctx ends or the listener fails, then closes everything that
+// Run accepts until ctx ends or a listener fails, then closes everything that
 // nobody took.
 func (s *splitter) Run(ctx context.Context) error {
-	var sniffing sync.WaitGroup
-	stop := context.AfterFunc(ctx, func() { s.root.Close() })
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, s.close)
 	defer stop()
-	defer func() {
-		s.root.Close()
-		s.grpc.Close()
-		s.http.Close()
-		sniffing.Wait()
-	}()
+	defer s.close()
+	for _, root := range s.roots {
+		g.Go(func() error { return s.accept(ctx, root) })
+	}
+	return g.Wait()
+}
+
+func (s *splitter) close() {
+	for _, root := range s.roots {
+		root.Close()
+	}
+	s.grpc.Close()
+	s.http.Close()
+}
+
+// accept takes what comes to one listener.
+func (s *splitter) accept(ctx context.Context, root net.Listener) error {
+	var sniffing sync.WaitGroup
+	defer sniffing.Wait()
 	for {
-		conn, err := s.root.Accept()
+		conn, err := root.Accept()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
@@ -70,6 +90,10 @@ func (s *splitter) route(conn net.Conn) {
 	}
 	r := bufio.NewReaderSize(conn, 512)
 	first, err := r.Peek(len(preface))
+	var plain tls.RecordHeaderError
+	if errors.As(err, &plain) && plain.Conn != nil && isHTTP(plain.RecordHeader) {
+		_, _ = plain.Conn.Write([]byte(plainText)) // it is told, or it is gone
+	}
 	if err != nil || conn.SetReadDeadline(time.Time{}) != nil {
 		conn.Close()
 		return
@@ -80,6 +104,16 @@ func (s *splitter) route(conn net.Conn) {
 		return
 	}
 	s.http.push(c)
+}
+
+// isHTTP tells whether a connection's first bytes begin a request in HTTP/1.
+func isHTTP(b [5]byte) bool {
+	for _, method := range []string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET"} {
+		if string(b[:]) == method {
+			return true
+		}
+	}
+	return false
 }
 
 // sniffedConn reads what was peeked first, then straight from the connection.

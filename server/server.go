@@ -51,6 +51,7 @@ type Server struct {
 	log      *zap.Logger
 	dir      *dataDir
 	listener net.Listener
+	local    net.Listener // for workers, if listener speaks TLS
 	store    *store.Store
 	bucket   chunk.Bucket
 	auth     *auth.Service
@@ -89,6 +90,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("logs: %w", err)
 	}
 	s.log = keepLog(cfg.Logger, s.logs)
+	if err = s.secure(ctx); err != nil {
+		return nil, err
+	}
 	if s.store, err = s.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -235,6 +239,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		clusterID:    s.dir.format.ID,
 		deploymentID: s.dir.format.ID,
 		address:      s.Addr(),
+		secure:       s.cfg.Secure(),
 		metadata:     attached.Cluster,
 		projectErr: func(ctx context.Context, name string) error {
 			return s.pfs.View(ctx, func(tx *pfs.Txn) error {
@@ -257,6 +262,9 @@ func (s *Server) DataDir() string { return s.dir.path }
 
 // dialAddr is where a worker on this machine reaches the daemon.
 func (s *Server) dialAddr() string {
+	if s.local != nil {
+		return s.local.Addr().String()
+	}
 	host, port, err := net.SplitHostPort(s.Addr())
 	if err != nil {
 		return s.Addr()
@@ -278,7 +286,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	// Requests outlive workers: serving ends only after the scheduler has returned.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
-	split := newSplitter(s.listener)
+	split := newSplitter(s.listener, s.local)
 	handler, closeGateway, err := newGateway(serving, split.grpc.dial)
 	if err != nil {
 		return err
@@ -350,6 +358,9 @@ func (s *Server) Close() error {
 	}
 	if s.listener != nil {
 		_ = s.listener.Close() // closed already after Run
+	}
+	if s.local != nil {
+		_ = s.local.Close()
 	}
 	if s.runtime != nil {
 		errs = append(errs, s.runtime.Close())

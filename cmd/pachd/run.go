@@ -95,6 +95,10 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.Var(&byteSize{&cfg.DiskReserve}, "disk-reserve", "free space kept on the disks of --data-dir and --bucket: below it data is refused, and below half of it every write; 0 keeps none")
 	f.StringVar(&cfg.Runtime, "runtime", server.DefaultRuntime, "how workers are started: process (local processes)")
 	f.StringVar(&cfg.SecretKeyFile, "secret-key-file", "", "file with the key that secrets are encrypted with, 64 hexadecimal digits (default: secret.key in --data-dir, made at the first start)")
+	f.StringVar(&cfg.TLSCert, "tls-cert", "", "PEM file of the certificate to serve TLS with, followed by those between it and its CA; looked at again when it changes")
+	f.StringVar(&cfg.TLSKey, "tls-key", "", "PEM file of the key of --tls-cert")
+	f.BoolVar(&cfg.TLSAuto, "tls-auto", false, "serve TLS with a certificate of a CA of this machine's own, made in the folder tls of --data-dir")
+	f.StringVar(&cfg.TLSClientCA, "tls-client-ca", "", "PEM file of CAs: only clients with a certificate that one of them has signed are served")
 	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
 	f.DurationVar(&cfg.GCInterval, "gc-interval", server.DefaultGCInterval, "time between two collections of garbage in the bucket and in etcd; 0 for none")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", server.DefaultGCGrace, "time that readers may go on with a commit after it was deleted")
@@ -184,10 +188,21 @@ func serve(ctx context.Context, cfg server.Config, stdout io.Writer) error {
 
 // greet prints where the daemon is and what to type next.
 func greet(w io.Writer, s *server.Server) {
-	fmt.Fprintf(w, "pachd listens on %s (gRPC, and REST under /api/)\n", s.Addr())
+	with := ""
+	if s.Secure() {
+		with = ", with TLS"
+	}
+	fmt.Fprintf(w, "pachd listens on %s (gRPC, and REST under /api/%s)\n", s.Addr(), with)
 	fmt.Fprintf(w, "data lies in     %s\n", s.DataDir())
 	pachctl := "go run ./cmd/pachctl"
-	if s.Addr() != server.DefaultListen {
+	switch {
+	case s.Secure():
+		pachctl = "PACHD_ADDRESS=grpcs://" + s.Addr() + " " + pachctl
+		if ca := s.CAFile(); ca != "" {
+			pachctl = "SSL_CERT_FILE=" + ca + " " + pachctl
+			fmt.Fprintf(w, "clients trust    %s\n", ca)
+		}
+	case s.Addr() != server.DefaultListen:
 		pachctl = "PACHD_ADDRESS=" + s.Addr() + " " + pachctl
 	}
 	next := []string{"create pipeline -f examples/heartbeat/pipeline.json"}
