@@ -97,10 +97,23 @@ func TestWriter_BoundaryMakesAFileCutAsElsewhere(t *testing.T) {
 	s := chunk.NewStore(openMem(t), chunk.Options{})
 	file := random(3, 10<<20)
 	alone := write(t, s, 1, file)
+	for _, size := range []int{len(file), 100_000, 1000} {
+		cutAfterAnother(t, s, file, alone, size)
+	}
+}
+
+// cutAfterAnother writes a file after another in pieces of some size.
+func cutAfterAnother(t *testing.T, s *chunk.Store, file []byte, alone []chunk.Ref, size int) {
+	t.Helper()
 	w := s.NewWriter(t.Context(), nil)
 	before := random(4, 700<<10)
-	if err := errors.Join(w.Write(before), w.Boundary(), w.Write(file)); err != nil {
+	if err := errors.Join(w.Write(before), w.Boundary()); err != nil {
 		t.Fatal(err)
+	}
+	for p := range slices.Chunk(file, size) {
+		if err := w.Write(p); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if w.Offset() != int64(len(before)+len(file)) {
 		t.Errorf("offset %d", w.Offset())
@@ -118,6 +131,28 @@ func TestWriter_BoundaryMakesAFileCutAsElsewhere(t *testing.T) {
 	}
 	if refs := slices.Collect(x.Refs(5, 0)); refs != nil {
 		t.Errorf("an empty range has %d refs", len(refs))
+	}
+}
+
+func TestWriter_SmallFilesShareChunksOfAFairSize(t *testing.T) {
+	s := chunk.NewStore(openMem(t), chunk.Options{})
+	files := slices.Collect(slices.Chunk(random(5, 20<<20), 4<<10))
+	w := s.NewWriter(t.Context(), nil)
+	for _, f := range files {
+		if err := errors.Join(w.Boundary(), w.Write(f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x, err := w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs := slices.Collect(x.Refs(0, x.Size()))
+	if mean := int(x.Size()) / len(refs); mean < 1<<20 {
+		t.Errorf("%d chunks of %d bytes on average", len(refs), mean)
+	}
+	if got := read(t, s, refs); !bytes.Equal(got, bytes.Join(files, nil)) {
+		t.Error("the files read wrong")
 	}
 }
 

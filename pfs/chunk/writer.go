@@ -35,8 +35,11 @@ type Writer struct {
 
 	cut     cutter
 	pending []byte // the unfinished chunk
-	offset  int64
-	closed  bool
+	// border is where in pending the last file begins, if the chunk may end there; 0
+	// otherwise.
+	border int
+	offset int64
+	closed bool
 
 	slots chan struct{} // one held by each chunk under way
 	wg    sync.WaitGroup
@@ -66,6 +69,11 @@ func (w *Writer) Write(p []byte) error {
 	if err := w.err(); err != nil {
 		return err
 	}
+	if w.border > 0 && len(w.pending)-w.border+len(p) >= w.store.rule.min/4 {
+		if err := w.cutAtBorder(); err != nil {
+			return err
+		}
+	}
 	for len(p) > 0 {
 		n, cut := w.cut.next(p)
 		if !cut {
@@ -84,16 +92,39 @@ func (w *Writer) Write(p []byte) error {
 func (w *Writer) Offset() int64 { return w.offset }
 
 // Boundary hints that a file begins here. The chunk ends if it is large enough, so
-// that an equal file at another boundary gives equal chunks.
+// that an equal file at another boundary gives equal chunks; but small files
+// share chunks of a fair size.
 func (w *Writer) Boundary() error {
 	if err := w.err(); err != nil {
 		return err
 	}
-	if len(w.pending) < w.store.rule.min {
-		return nil
+	w.border = 0
+	switch n := len(w.pending); {
+	case n < w.store.rule.min:
+	case n >= w.store.rule.norm:
+		w.cut.reset()
+		return w.finishChunk(nil)
+	default:
+		w.border = n // the next file decides, when it turns out to be large
+	}
+	return nil
+}
+
+// cutAtBorder ends the chunk where the last file begins. What there is of the file
+// is too little for a cut, so the cutter has to know its length alone.
+func (w *Writer) cutAtBorder() error {
+	file := append(w.store.buffer(w.store.rule.min/4), w.pending[w.border:]...)
+	w.offset -= int64(len(file))
+	w.pending = w.pending[:w.border]
+	if err := w.finishChunk(nil); err != nil {
+		w.store.recycle(file)
+		return err
 	}
 	w.cut.reset()
-	return w.finishChunk(nil)
+	_, _ = w.cut.next(file)
+	w.append(file, w.grown(len(file)))
+	w.store.recycle(file)
+	return nil
 }
 
 // Close stores what is pending and makes all of the stream's chunks durable,
@@ -200,7 +231,7 @@ func (w *Writer) finishChunk(p []byte) error {
 	}
 	w.append(p, size)
 	data := w.pending
-	w.pending = nil
+	w.pending, w.border = nil, 0
 
 	w.mu.Lock()
 	i := len(w.chunks)

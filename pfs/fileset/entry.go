@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"strings"
+	"sync"
 
 	"github.com/minipachd/minipachd/pfs/chunk"
 )
@@ -80,29 +81,85 @@ func (e *entry) setSum(h hash.Hash) error {
 	return nil
 }
 
+// readAhead is the number of bytes from which on a stream reads the next chunk
+// while the one before is dealt with.
+const readAhead = 1 << 20
+
 // stream calls fn with the bytes of the parts from off on, piece by piece. The
 // pieces are shared: fn must not modify or keep them.
 func (s *Storage) stream(ctx context.Context, parts []part, off int64, fn func([]byte) error) error {
+	for len(parts) > 0 && off >= parts[0].size() {
+		off -= parts[0].size()
+		parts = parts[1:]
+	}
+	var size int64
 	for _, p := range parts {
-		n := p.size()
-		if off >= n {
-			off -= n
-			continue
-		}
-		data := p.data
-		if data == nil {
-			ref := p.ref
-			ref.Off += uint32(off)
-			ref.Len -= uint32(off)
-			var err error
-			if data, err = s.chunks.Read(ctx, ref); err != nil {
-				return err
-			}
-		} else {
-			data = data[off:]
+		size += p.size()
+	}
+	if len(parts) > 1 && size-off >= readAhead {
+		return s.streamAhead(ctx, parts, off, fn)
+	}
+	for _, p := range parts {
+		data, err := s.read(ctx, p, off)
+		if err != nil {
+			return err
 		}
 		off = 0
 		if err := fn(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read gives the bytes of a part from off on.
+func (s *Storage) read(ctx context.Context, p part, off int64) ([]byte, error) {
+	if p.data != nil {
+		return p.data[off:], nil
+	}
+	ref := p.ref
+	ref.Off += uint32(off)
+	ref.Len -= uint32(off)
+	return s.chunks.Read(ctx, ref)
+}
+
+// streamAhead is stream with a goroutine that reads one part ahead.
+func (s *Storage) streamAhead(ctx context.Context, parts []part, off int64, fn func([]byte) error) error {
+	type piece struct {
+		data []byte
+		err  error
+	}
+	ahead := make(chan piece)
+	rctx, cancel := context.WithCancel(ctx)
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	defer cancel()
+	reader.Go(func() {
+		defer close(ahead)
+		for i, p := range parts {
+			if i > 0 {
+				off = 0
+			}
+			data, err := s.read(rctx, p, off)
+			select {
+			case ahead <- piece{data, err}:
+			case <-rctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	for range parts {
+		p, ok := <-ahead
+		if !ok {
+			return ctx.Err()
+		}
+		if p.err != nil {
+			return p.err
+		}
+		if err := fn(p.data); err != nil {
 			return err
 		}
 	}
