@@ -44,6 +44,9 @@ func (tx *Txn) CreateBranch(req *pfspb.CreateBranchRequest) error {
 	if err != nil {
 		return err
 	}
+	if err := tx.finishPolicyCommit(brec); err != nil {
+		return err
+	}
 	head, err := tx.newHead(branch, req.GetHead())
 	if err != nil {
 		return err
@@ -337,6 +340,9 @@ func (tx *Txn) DeleteBranch(b *pfspb.Branch, force bool) error {
 // deleteBranch removes a branch and its traces in the branches around it.
 func (tx *Txn) deleteBranch(rec *recordpb.BranchRecord) error {
 	b := rec.Info.Branch
+	if err := tx.finishPolicyCommit(rec); err != nil {
+		return err
+	}
 	if err := tx.cutTriggers(rec); err != nil {
 		return err
 	}

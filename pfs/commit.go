@@ -42,6 +42,9 @@ func (tx *Txn) startCommit(branch *pfspb.Branch, parent *recordpb.CommitRecord, 
 	if err != nil {
 		return nil, err
 	}
+	if parent, err = tx.endPolicyCommits(brec, parent); err != nil {
+		return nil, err
+	}
 	if head := brec.GetInfo().GetHead(); parent == nil && head != nil {
 		if parent, err = tx.commit(branch.GetRepo(), head.GetId()); err != nil {
 			return nil, err
@@ -215,6 +218,10 @@ func (tx *Txn) finish(rec *recordpb.CommitRecord, description, errText string) e
 	}
 	rec.Info.Error, rec.Writer = errText, ""
 	rec.Info.Finishing = stamp(time.Unix(0, max(tx.Now().UnixNano(), orderTime(rec.Order))))
+	if rec.Policy != nil {
+		tx.setPolicyFinished(rec)
+		return tx.putCommit(rec)
+	}
 	if rec.OwnLayers == 0 {
 		base, err := tx.base(rec, nil)
 		if err != nil {
@@ -329,6 +336,7 @@ func (tx *Txn) ClearCommit(c *pfspb.Commit) error {
 	}
 	rec.Layers, rec.OwnLayers = base.GetLayers(), 0
 	rec.Info.SizeBytesUpperBound = base.GetInfo().GetSizeBytesUpperBound()
+	clearPolicyCommit(rec, base)
 	return tx.putCommit(rec)
 }
 

@@ -80,7 +80,7 @@ func (s *Service) compactBranch(ctx context.Context, branch *pfspb.Branch) error
 // compactOnce folds one run. The swap is made in whatever commit is the head by
 // then, as long as its stack still has the run: its content stays the same.
 func (s *Service) compactOnce(ctx context.Context, branch *pfspb.Branch) (more bool, err error) {
-	head, err := s.finishedHead(ctx, branch)
+	head, err := s.completeHead(ctx, branch)
 	if err != nil || head == nil {
 		return false, err
 	}
@@ -107,7 +107,7 @@ func (s *Service) compactOnce(ctx context.Context, branch *pfspb.Branch) (more b
 		if lo > 0 {
 			at = findRun(rec.Layers, head.Layers[lo:hi])
 		}
-		if state(rec.Info) != pfspb.CommitState_FINISHED || !replaceRun(rec, at, head.Layers[lo:hi], folded) {
+		if !complete(rec) || !replaceRun(rec, at, head.Layers[lo:hi], folded) {
 			return nil
 		}
 		more = true
@@ -121,15 +121,16 @@ func (s *Service) compactOnce(ctx context.Context, branch *pfspb.Branch) (more b
 	return more, err
 }
 
-// finishedHead returns the head of a branch, nil if it is not FINISHED or gone.
-func (s *Service) finishedHead(ctx context.Context, branch *pfspb.Branch) (rec *recordpb.CommitRecord, err error) {
+// completeHead returns the head of a branch, nil if it is gone or its record does not
+// have all of its content.
+func (s *Service) completeHead(ctx context.Context, branch *pfspb.Branch) (rec *recordpb.CommitRecord, err error) {
 	err = s.View(ctx, func(tx *Txn) error {
 		brec, ok, err := tx.branch(branch)
 		if err != nil || !ok {
 			return err
 		}
 		head, ok, err := tx.lookup(branch.Repo, brec.Info.Head.GetId())
-		if err == nil && ok && state(head.Info) == pfspb.CommitState_FINISHED {
+		if err == nil && ok && complete(head) {
 			rec = head
 		}
 		return err

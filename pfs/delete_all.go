@@ -100,7 +100,7 @@ func (s *Service) sweepRepo(ctx context.Context, repo *pfspb.Repo) error {
 				batch = append(batch, item.Value)
 			}
 			if len(batch) == 0 {
-				for _, prefix := range []string{childPrefix, subvPrefix, finishingPrefix} {
+				for _, prefix := range []string{childPrefix, subvPrefix, finishingPrefix, duePrefix} {
 					tx.DeletePrefix(prefix + repoKey(repo) + "/")
 				}
 				tx.Delete(squashedKey(repo))

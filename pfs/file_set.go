@@ -261,7 +261,9 @@ func (s *Service) AddFileSet(ctx context.Context, req *pfspb.AddFileSetRequest) 
 		if err != nil {
 			return err
 		}
-		open = rec.Info.Commit
+		if open = rec.Info.Commit; rec.Policy != nil {
+			return tx.putExplicit(rec, stored(fs.Layers))
+		}
 		own, err = tx.appendLayers(rec, fs.Layers, fs.SizeBytesUpperBound)
 		return err
 	})

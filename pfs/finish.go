@@ -102,11 +102,7 @@ func (s *Service) finishCommit(ctx context.Context, slots chan struct{}, repo *p
 		if base != nil && state(base.Info) < pfspb.CommitState_FINISHED {
 			return errors.New("its base is another one now, and unfinished")
 		}
-		own := rec.Layers[len(rec.Layers)-int(rec.OwnLayers):]
-		add := make([]*fileset.Layer, len(own))
-		for i, ref := range own {
-			add[i] = &fileset.Layer{Ref: ref}
-		}
+		add := stored(rec.Layers[len(rec.Layers)-int(rec.OwnLayers):])
 		applied, err := s.files.Apply(ctx, base.GetLayers(), base.GetInfo().GetDetails().GetSizeBytes(), add)
 		if err != nil {
 			return err
@@ -120,6 +116,15 @@ func (s *Service) finishCommit(ctx context.Context, slots chan struct{}, repo *p
 		s.pokeCompactor(branch, depth)
 	}
 	return err
+}
+
+// stored are layers that etcd has.
+func stored(refs []*recordpb.LayerRef) []*fileset.Layer {
+	layers := make([]*fileset.Layer, len(refs))
+	for i, ref := range refs {
+		layers[i] = &fileset.Layer{Ref: ref}
+	}
+	return layers
 }
 
 // withRecords leaves out layers that are stored already.
@@ -139,7 +144,7 @@ func (tx *Txn) layersOf(rec *recordpb.CommitRecord) ([]*recordpb.LayerRef, error
 	if rec.Forgotten {
 		return nil, errForgotten
 	}
-	if state(rec.Info) == pfspb.CommitState_FINISHED {
+	if complete(rec) {
 		return rec.Layers, nil
 	}
 	base, err := tx.base(rec, nil)

@@ -114,6 +114,16 @@ func (c *check) progress(tx *Txn, rec *recordpb.CommitRecord) error {
 	if int(rec.OwnLayers) > len(rec.Layers) {
 		return c.fault("commit %s has %d layers, %d of them its own", name, len(rec.Layers), rec.OwnLayers)
 	}
+	if due := rec.Policy.GetDue(); due != nil {
+		if _, ok, err := c.s.dues.Get(tx.Txn, dueKey(rec)); err != nil {
+			return err
+		} else if !ok {
+			return c.fault("commit %s is to be finished at %v, but nothing marks it", name, due.AsTime())
+		}
+	}
+	if rec.Policy != nil && (rec.OwnLayers != 0 || state(rec.Info) != pfspb.CommitState_STARTED) {
+		return c.fault("commit %s collects puts, but its record is not that of one which does", name)
+	}
 	switch state(rec.Info) {
 	case pfspb.CommitState_FINISHING:
 		if _, ok, err := tx.Get(finishingKey(rec)); err != nil {
@@ -131,11 +141,14 @@ func (c *check) progress(tx *Txn, rec *recordpb.CommitRecord) error {
 
 // size compares the recorded size of a finished commit with that of its files.
 func (c *check) size(ctx context.Context, rec *recordpb.CommitRecord) error {
-	if state(rec.Info) != pfspb.CommitState_FINISHED || rec.Info.Error != "" || rec.Forgotten {
+	if !complete(rec) || rec.Info.Error != "" || rec.Forgotten {
 		return nil
 	}
 	total, err := c.s.files.Open(rec.Layers).Total(ctx)
 	want := rec.Info.GetDetails().GetSizeBytes()
+	if rec.Policy != nil {
+		want = rec.Policy.SizeBytes
+	}
 	if err == nil && total == want {
 		return nil
 	}

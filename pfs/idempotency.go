@@ -222,15 +222,28 @@ func (tx *Txn) remember(o *once, rec *recordpb.CommitRecord) error {
 	if o == nil {
 		return nil
 	}
-	o.commit = rec.Info.Commit.Id
-	tx.Put(onceOrderKey(rec), []byte(o.record()))
-	return tx.s.once.Put(tx.Txn, o.record(), &recordpb.IdempotencyRecord{CommitId: o.commit, Order: rec.Order, Digest: o.digest})
+	return tx.rememberAt(o, rec, rec.Order)
 }
 
-// onceOrderKey leads to the key that a commit was made with. These keys are in the
-// order of time, whatever the branch.
-func onceOrderKey(rec *recordpb.CommitRecord) string {
-	return onceOrderPrefix + rec.Order + "/" + repoKey(rec.Info.Commit.Repo)
+// rememberPut is remember for one of the puts that a commit consists of, whose keys
+// are as old as the puts, not as the commit.
+func (tx *Txn) rememberPut(o *once, rec *recordpb.CommitRecord) error {
+	if o == nil {
+		return nil
+	}
+	return tx.rememberAt(o, rec, orderOf(tx.Now(), tx.NewID()))
+}
+
+func (tx *Txn) rememberAt(o *once, rec *recordpb.CommitRecord, order string) error {
+	o.commit = rec.Info.Commit.Id
+	tx.Put(onceOrderKey(order, o.branch.Repo), []byte(o.record()))
+	return tx.s.once.Put(tx.Txn, o.record(), &recordpb.IdempotencyRecord{CommitId: o.commit, Order: order, Digest: o.digest})
+}
+
+// onceOrderKey leads to the key of a client's that was used at a time. These keys are
+// in the order of time, whatever the branch.
+func onceOrderKey(order string, repo *pfspb.Repo) string {
+	return onceOrderPrefix + order + "/" + repoKey(repo)
 }
 
 const (

@@ -238,6 +238,7 @@ func (tx *Txn) target(c *pfspb.Commit) (*target, error) {
 	case name != "" && (errors.As(err, &noBranch) || errors.As(err, &noCommit)):
 	case err != nil:
 		return nil, err
+	case rec.Policy != nil && c.GetId() == "":
 	case state(rec.Info) < pfspb.CommitState_FINISHING:
 		return &target{open: rec}, nil
 	case IsCommitID(c.GetId()) || name == "" || c.GetId() != "":
@@ -290,6 +291,9 @@ func (s *Service) appendOpen(ctx context.Context, c *pfspb.Commit, layers []*fil
 		rec, err := tx.commit(c.Repo, c.Id)
 		if err != nil {
 			return err
+		}
+		if rec.Policy != nil {
+			return tx.putExplicit(rec, layers)
 		}
 		if err := tx.putLayers(layers); err != nil {
 			return err

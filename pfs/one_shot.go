@@ -119,6 +119,7 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 	// Each member answers for its own right to write, the leader not for all.
 	ctx, cancel := context.WithTimeout(WithWriter(ctx, nil), groupTimeout)
 	defer cancel()
+	now := s.clock.Now()
 	errs := make([]error, len(group))
 	ended := make([]bool, len(group)) // no longer allowed to write
 	var err error
@@ -127,6 +128,16 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 		err = s.Update(ctx, func(tx *Txn) error {
 			var known []*fileset.Layer
 			if err := tx.prefetch(group); err != nil {
+				return err
+			}
+			policy, err := tx.policy(branch)
+			if err != nil {
+				return err
+			}
+			if policy != nil {
+				j := &joining{tx: tx, branch: branch, policy: policy, now: now, group: group, errs: errs}
+				err := j.all(ended)
+				depth = j.depth
 				return err
 			}
 			for i, o := range group {

@@ -36,6 +36,9 @@ func (tx *Txn) removeCommit(rec *recordpb.CommitRecord) {
 	if state(rec.Info) == pfspb.CommitState_FINISHING {
 		tx.Delete(finishingKey(rec))
 	}
+	if rec.Policy != nil {
+		tx.s.dues.Delete(tx.Txn, dueKey(rec))
+	}
 }
 
 // children returns the commits made on one; the transaction conflicts with

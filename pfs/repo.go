@@ -205,6 +205,7 @@ func (tx *Txn) deleteRepos(repos []*pfspb.Repo, force bool) ([]*pfspb.Repo, erro
 	}
 	for _, repo := range all {
 		tx.s.repos.Delete(tx.Txn, repoKey(repo))
+		tx.s.policies.Delete(tx.Txn, repoKey(repo))
 		tx.Put(garbageKey(repo), nil)
 		tx.dropped[repoKey(repo)] = true
 	}

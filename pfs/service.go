@@ -34,7 +34,7 @@ type Config struct {
 	Store  *store.Store
 	Bucket chunk.Bucket
 	Logger *zap.Logger // default: none
-	Clock  clock.Clock // of triggers with a cron_spec; default: the system's
+	Clock  clock.Clock // of triggers with a cron_spec and policies; default: the system's
 	// Room says, by an error, that there is no space for more data; nil means that
 	// there always is.
 	Room func() error
@@ -70,6 +70,8 @@ type Service struct {
 	commits  store.Collection[*recordpb.CommitRecord]
 	layers   store.Collection[*recordpb.LayerRecord]
 	clocks   store.Collection[*recordpb.TriggerClock]            // by branch key
+	policies store.Collection[*recordpb.CommitPolicy]            // by repo key
+	dues     store.Collection[*recordpb.CommitDue]               // of policy commits, by commit key
 	defaults store.Collection[*ppspb.GetProjectDefaultsResponse] // of projects; written by package pps
 	fileSets store.Collection[*recordpb.FileSetRecord]
 	cached   store.Collection[*recordpb.CacheRecord]
@@ -108,6 +110,8 @@ func New(cfg Config) (*Service, error) {
 		commits:  store.NewCollection[*recordpb.CommitRecord](commitPrefix),
 		layers:   store.NewCollection[*recordpb.LayerRecord](layerPrefix),
 		clocks:   store.NewCollection[*recordpb.TriggerClock](clockPrefix),
+		policies: store.NewCollection[*recordpb.CommitPolicy](policyPrefix),
+		dues:     store.NewCollection[*recordpb.CommitDue](duePrefix),
 		defaults: store.NewCollection[*ppspb.GetProjectDefaultsResponse](projectDefaultsPrefix),
 		sweeps:   make(chan struct{}, 1),
 		idem:     cfg.Idempotency.withDefaults(),
@@ -142,10 +146,11 @@ func (s *Service) Init(ctx context.Context) error {
 	})
 }
 
-// Run does the work in the background until ctx ends: it finishes commits, folds
-// layers, sweeps what deleted repos leave, fires triggers by the clock,
-// collects garbage and removes file sets whose time is up. Writers of more than a few KiB wait until it runs. It calls
-// Init first and returns nil after ctx has ended.
+// Run does the work in the background until ctx ends: it finishes commits, also those
+// that a policy says are due, folds layers, sweeps what deleted repos leave, fires
+// triggers by the clock, collects garbage and removes file sets whose time is up.
+// Writers of more than a few KiB wait until it runs. It calls Init first and returns
+// nil after ctx has ended.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.Init(ctx); err != nil {
 		return err
@@ -156,6 +161,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.runCompactor(ctx) })
 	g.Go(func() error { return s.runSweeper(ctx) })
 	g.Go(func() error { return s.runClock(ctx) })
+	g.Go(func() error { return s.runDue(ctx) })
 	g.Go(func() error { return s.garbage.Run(ctx) })
 	g.Go(func() error { return s.runExpiry(ctx) })
 	if err := g.Wait(); err != nil && ctx.Err() == nil {

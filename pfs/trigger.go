@@ -244,6 +244,9 @@ func (tx *Txn) follow(brec *recordpb.BranchRecord, head *recordpb.CommitRecord) 
 	if brec.Info.Head.GetId() == c.Id {
 		return nil
 	}
+	if err := tx.finishPolicyCommit(brec); err != nil {
+		return err
+	}
 	if err := tx.setHead(brec, c.Repo, c.Id); err != nil {
 		return err
 	}

@@ -413,7 +413,7 @@ func TestSetTrigger_KeepsTheClock(t *testing.T) {
 // change of the schedule that was heard of while it ran.
 func TestTicks_MoveKeepsWhatChangedMeanwhile(t *testing.T) {
 	at := func(h int) time.Time { return time.Unix(0, 0).Add(time.Duration(h) * time.Hour) }
-	ticks := &ticks{due: map[string]time.Time{}, changed: make(chan struct{}, 1)}
+	ticks := &timetable{due: map[string]time.Time{}, changed: make(chan struct{}, 1)}
 	ticks.set("a", at(1))
 	ticks.move("a", at(1), at(5))
 	if _, due := ticks.first(); !due.Equal(at(5)) {

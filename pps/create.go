@@ -241,6 +241,10 @@ func (s *Service) write(tx *pfs.Txn, old *recordpb.PipelineRecord, spec *effecti
 		d.Salt = tx.NewID()
 	}
 	info.State = wantedState(info.Stopped)
+	// What is open under the policy of before is finished before the branch may move.
+	if err := setPolicy(tx, info); err != nil {
+		return err
+	}
 	if err := s.connect(tx, old.GetInfo(), info); err != nil {
 		return err
 	}
@@ -314,6 +318,16 @@ func closeHead(tx *pfs.Txn, p *ppspb.Pipeline, branch *pfspb.Branch) error {
 		return nil
 	}
 	return err
+}
+
+// setPolicy says when puts to the output repo become commits. A stopped pipeline has
+// no policy: then each is a commit of its own, as with any repo, and none stays open.
+func setPolicy(tx *pfs.Txn, info *ppspb.PipelineInfo) error {
+	c := info.GetDetails().GetSpout().GetCommit()
+	if c == nil || info.GetStopped() {
+		return tx.SetCommitPolicy(outputRepo(info.Pipeline), nil)
+	}
+	return tx.SetCommitPolicy(outputRepo(info.Pipeline), &pfs.CommitPolicy{Interval: c.GetInterval().AsDuration(), Bytes: c.GetBytes(), Files: c.GetFiles()})
 }
 
 // disconnectBranch makes an output branch an ordinary one.

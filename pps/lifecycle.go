@@ -25,6 +25,9 @@ func (s *Service) StopPipeline(ctx context.Context, req *ppspb.StopPipelineReque
 		if err != nil || rec.Info.Stopped {
 			return err
 		}
+		if err := tx.SetCommitPolicy(outputRepo(p), nil); err != nil {
+			return err
+		}
 		if err := disconnectBranch(tx, outputBranch(rec.Info)); err != nil {
 			return err
 		}
@@ -50,7 +53,10 @@ func (s *Service) StartPipeline(ctx context.Context, req *ppspb.StartPipelineReq
 		if err := connectBranch(tx, p, outputBranch(rec.Info)); err != nil {
 			return err
 		}
-		return s.setStopped(tx, rec, false)
+		if err := s.setStopped(tx, rec, false); err != nil {
+			return err
+		}
+		return setPolicy(tx, rec.Info)
 	})
 	if err != nil {
 		return nil, err
@@ -142,6 +148,9 @@ func (s *Service) delete(ctx context.Context, p *ppspb.Pipeline, force, keepRepo
 		s.versions.DeletePrefix(tx.Txn, key(p)+"/")
 		fence.ExpelAll(tx.Txn, key(p)) // whatever still runs writes to a kept repo no more
 		movePort(tx, p, rec.Info.GetDetails().GetSpout(), nil)
+		if err := tx.SetCommitPolicy(outputRepo(p), nil); err != nil {
+			return err
+		}
 		if !rec.Info.Stopped {
 			if err := disconnectBranch(tx, outputBranch(rec.Info)); err != nil {
 				return err

@@ -16,17 +16,15 @@ import (
 // Output tells a scheduler what becomes of the repos that workers write to.
 type Output struct{ PFS *pfs.Service }
 
-// Head names the newest commit of a pipeline's output branch, open or not.
+// Head names the newest commit of a pipeline's output branch, open or not, and of one
+// that puts are collected in also the newest put.
 func (o Output) Head(ctx context.Context, info *ppspb.PipelineInfo) (string, error) {
-	var id string
-	err := o.PFS.View(ctx, func(tx *pfs.Txn) error {
-		heads, err := tx.Heads([]*pfspb.Branch{outputBranch(info)})
-		if err == nil {
-			id = heads[0].ID
-		}
+	var name string
+	err := o.PFS.View(ctx, func(tx *pfs.Txn) (err error) {
+		name, err = tx.Progress(outputBranch(info))
 		return err
 	})
-	return id, err
+	return name, err
 }
 
 // DropOpen removes the commits of the pipeline's output repo that the writers of

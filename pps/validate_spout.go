@@ -16,6 +16,7 @@ const (
 	maxGrace    = time.Hour
 	minInterval = 100 * time.Millisecond
 	maxMisses   = 1000
+	maxAge      = 100 * 365 * 24 * time.Hour
 )
 
 // validateKeeping checks how a spout's workers are to be kept alive.
@@ -36,8 +37,8 @@ func validateKeeping(req *ppspb.CreatePipelineRequest) error {
 	if first != nil && longest != nil && longest.AsDuration() < first.AsDuration() {
 		return invalid("spout.restart.max_backoff (%v) must not be shorter than spout.restart.initial_backoff (%v)", longest.AsDuration(), first.AsDuration())
 	}
-	if spout.GetLiveness() == nil {
-		return nil
+	if err := validateCommits(spout); err != nil || spout.GetLiveness() == nil {
+		return err
 	}
 	return validateLiveness(spout.GetLiveness())
 }
@@ -103,6 +104,42 @@ func within(field string, d *durationpb.Duration, low, high time.Duration) error
 	}
 	if err := d.CheckValid(); err != nil || d.AsDuration() < low || d.AsDuration() > high {
 		return invalid("spout.%s must be between %v and %v, not %v", field, low, high, d.AsDuration())
+	}
+	return nil
+}
+
+// validateCommits checks when puts become commits and which of these are kept.
+func validateCommits(spout *ppspb.Spout) error {
+	if c := spout.GetCommit(); c != nil {
+		if c.Interval == nil && c.Bytes == 0 && c.Files == 0 {
+			return invalid("spout.commit must have at least one of interval, bytes, files")
+		}
+		if err := within("commit.interval", c.Interval, minInterval, maxPause); err != nil {
+			return err
+		}
+		if err := count("commit.bytes", c.Bytes); err != nil {
+			return err
+		}
+		if err := count("commit.files", c.Files); err != nil {
+			return err
+		}
+	}
+	if r := spout.GetRetention(); r != nil {
+		if r.Commits == 0 && r.Age == nil {
+			return invalid("spout.retention must have at least one of commits, age")
+		}
+		if err := count("retention.commits", r.Commits); err != nil {
+			return err
+		}
+		return within("retention.age", r.Age, time.Second, maxAge)
+	}
+	return nil
+}
+
+// count refuses a negative number; 0 is one that is left out.
+func count(field string, n int64) error {
+	if n < 0 {
+		return invalid("spout.%s must be 1 or more, or left out, not %d", field, n)
 	}
 	return nil
 }

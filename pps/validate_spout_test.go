@@ -31,8 +31,21 @@ func TestValidate_KeepingAlive(t *testing.T) {
 		`{"liveness": {"commit_every": "60s", "failure_threshold": 2}}`:                 "spout.liveness.timeout and failure_threshold do not go with commit_every: its duration is all the patience there is",
 		`{"liveness": {"tcp": {"port": 1}, "interval": "0.001s"}}`:                      "spout.liveness.interval must be between 100ms and 24h0m0s, not 1ms",
 		`{"liveness": {"tcp": {"port": 1}, "failure_threshold": -1}}`:                   "spout.liveness.failure_threshold must be between 1 and 1000, or left out, not -1",
-		`{"liveness": {"tcp": {"port": 1}, "http": {"port": 1}}}`:                       "could not make effective spec: ",
-		`{"restart": {"backoff": "1s"}}`:                                                `could not make effective spec: unexpected field "backoff" in pps_v2.Spout.Restart`,
+		`{"commit": {"interval": "10s", "bytes": "1048576", "files": 1000}}`:            "",
+		`{"commit": {"files": 1}, "retention": {"commits": 1}}`:                         "",
+		`{"retention": {"commits": 100, "age": "86400s"}}`:                              "",
+		`{"commit": {}}`:                                          "spout.commit must have at least one of interval, bytes, files",
+		`{"commit": {"interval": "0s"}}`:                          "spout.commit.interval must be between 100ms and 24h0m0s, not 0s",
+		`{"commit": {"interval": "90000s", "files": 1}}`:          "spout.commit.interval must be between 100ms and 24h0m0s, not 25h0m0s",
+		`{"commit": {"interval": "10", "files": 1}}`:              "could not make effective spec: ",
+		`{"commit": {"bytes": -1}}`:                               "spout.commit.bytes must be 1 or more, or left out, not -1",
+		`{"commit": {"files": -5, "interval": "1s"}}`:             "spout.commit.files must be 1 or more, or left out, not -5",
+		`{"commit": {"seconds": 1}}`:                              `could not make effective spec: unexpected field "seconds" in pps_v2.Spout.CommitPolicy`,
+		`{"retention": {}}`:                                       "spout.retention must have at least one of commits, age",
+		`{"retention": {"commits": -1}}`:                          "spout.retention.commits must be 1 or more, or left out, not -1",
+		`{"retention": {"age": "0.5s"}}`:                          "spout.retention.age must be between 1s and 876000h0m0s, not 500ms",
+		`{"liveness": {"tcp": {"port": 1}, "http": {"port": 1}}}`: "could not make effective spec: ",
+		`{"restart": {"backoff": "1s"}}`:                          `could not make effective spec: unexpected field "backoff" in pps_v2.Spout.Restart`,
 	} {
 		user, err := parseUserSpec(`{"pipeline": {"name": "p"}, "transform": {"cmd": ["x"]}, "spout": ` + spout + `}`)
 		var spec *effectiveSpec

@@ -47,6 +47,33 @@ func showKeeping(s *session, t *table, d *ppspb.PipelineInfo_Details) {
 	if g := d.GetSpout().GetGracePeriod(); g != nil {
 		t.field("Grace period", g.AsDuration().String())
 	}
+	t.field("Commit policy", policyText(d.GetSpout().GetCommit()))
+	t.field("Retention", retentionText(d.GetSpout().GetRetention()))
+}
+
+func policyText(p *ppspb.Spout_CommitPolicy) string {
+	var parts []string
+	if p.GetInterval() != nil {
+		parts = append(parts, "after "+p.Interval.AsDuration().String())
+	}
+	if p.GetBytes() > 0 {
+		parts = append(parts, fmt.Sprintf("at %d bytes", p.Bytes))
+	}
+	if p.GetFiles() > 0 {
+		parts = append(parts, fmt.Sprintf("at %d files", p.Files))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func retentionText(r *ppspb.Spout_Retention) string {
+	var parts []string
+	if r.GetCommits() > 0 {
+		parts = append(parts, fmt.Sprintf("the newest %d commits", r.Commits))
+	}
+	if r.GetAge() != nil {
+		parts = append(parts, "those younger than "+r.Age.AsDuration().String())
+	}
+	return strings.Join(parts, " and ")
 }
 
 func livenessText(l *ppspb.Spout_Liveness) string {

@@ -22,6 +22,8 @@ func TestShowKeeping_TellsOfRestartsAndHowTheyAreMade(t *testing.T) {
 			Restart:     &ppspb.Spout_Restart{InitialBackoff: seconds(2), MaxBackoff: seconds(60), ResetAfter: seconds(600)},
 			Liveness:    &ppspb.Spout_Liveness{Check: &ppspb.Spout_Liveness_CommitEvery{CommitEvery: seconds(300)}},
 			GracePeriod: seconds(5),
+			Commit:      &ppspb.Spout_CommitPolicy{Interval: seconds(10), Bytes: 1 << 20, Files: 1000},
+			Retention:   &ppspb.Spout_Retention{Commits: 100, Age: seconds(3600)},
 		},
 	}
 	s := &session{app: &app{full: true}}
@@ -37,6 +39,8 @@ Last commit: 2026-01-02T03:04:05Z
 Restart: first pause 2s, longest 1m0s, anew after 10m0s up
 Liveness: a commit every 5m0s
 Grace period: 5s
+Commit policy: after 10s, at 1048576 bytes, at 1000 files
+Retention: the newest 100 commits and those younger than 1h0m0s
 `
 	var lines []string
 	for line := range strings.Lines(b.String()) {

@@ -17,7 +17,8 @@ import (
 // Output is what the scheduler needs to know of the repos that workers write to.
 // Pipelines are <project>/<name>.
 type Output interface {
-	// Head names the newest commit of a pipeline's output branch, open or not.
+	// Head names the newest commit of a pipeline's output branch, open or not, and the
+	// newest put to it if the server collects puts in it.
 	Head(ctx context.Context, info *ppspb.PipelineInfo) (id string, err error)
 	// DropOpen removes the commits that the writers of which left is true have opened
 	// in the pipeline's output repo and not finished. A pipeline or repo that is gone

@@ -6093,6 +6093,8 @@ type Spout struct {
 	Liveness *Spout_Liveness `protobuf:"bytes,1001,opt,name=liveness,proto3" json:"liveness,omitempty"`
 	// The time between SIGTERM and SIGKILL.
 	GracePeriod   *durationpb.Duration `protobuf:"bytes,1002,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	Commit        *Spout_CommitPolicy  `protobuf:"bytes,1003,opt,name=commit,proto3" json:"commit,omitempty"`
+	Retention     *Spout_Retention     `protobuf:"bytes,1004,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6151,6 +6153,20 @@ func (x *Spout) GetLiveness() *Spout_Liveness {
 func (x *Spout) GetGracePeriod() *durationpb.Duration {
 	if x != nil {
 		return x.GracePeriod
+	}
+	return nil
+}
+
+func (x *Spout) GetCommit() *Spout_CommitPolicy {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
+func (x *Spout) GetRetention() *Spout_Retention {
+	if x != nil {
+		return x.Retention
 	}
 	return nil
 }
@@ -7896,6 +7912,128 @@ func (*Spout_Liveness_Exec_) isSpout_Liveness_Check() {}
 
 func (*Spout_Liveness_CommitEvery) isSpout_Liveness_Check() {}
 
+// When puts to the output repo become commits. A put is a ModifyFile on a branch
+// without an open commit. With a policy it does not make a commit of its own: it goes
+// into an open one that the server starts and finishes, at the first of these.
+type Spout_CommitPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So long after the commit's first put.
+	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Its puts have so many bytes or more.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Its puts have written so many files or more, one that is written twice counted twice.
+	Files         int64 `protobuf:"varint,3,opt,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spout_CommitPolicy) Reset() {
+	*x = Spout_CommitPolicy{}
+	mi := &file_pps_v2_pps_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spout_CommitPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spout_CommitPolicy) ProtoMessage() {}
+
+func (x *Spout_CommitPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spout_CommitPolicy.ProtoReflect.Descriptor instead.
+func (*Spout_CommitPolicy) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{83, 2}
+}
+
+func (x *Spout_CommitPolicy) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Spout_CommitPolicy) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Spout_CommitPolicy) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+// Which finished commits of the output branch are kept. Each rule keeps; what none
+// keeps is squashed away, which changes nothing of what the branch holds.
+type Spout_Retention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest so many.
+	Commits int64 `protobuf:"varint,1,opt,name=commits,proto3" json:"commits,omitempty"`
+	// Those that finished so long ago or less.
+	Age           *durationpb.Duration `protobuf:"bytes,2,opt,name=age,proto3" json:"age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spout_Retention) Reset() {
+	*x = Spout_Retention{}
+	mi := &file_pps_v2_pps_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spout_Retention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spout_Retention) ProtoMessage() {}
+
+func (x *Spout_Retention) ProtoReflect() protoreflect.Message {
+	mi := &file_pps_v2_pps_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spout_Retention.ProtoReflect.Descriptor instead.
+func (*Spout_Retention) Descriptor() ([]byte, []int) {
+	return file_pps_v2_pps_proto_rawDescGZIP(), []int{83, 3}
+}
+
+func (x *Spout_Retention) GetCommits() int64 {
+	if x != nil {
+		return x.Commits
+	}
+	return 0
+}
+
+func (x *Spout_Retention) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
 // A TCP port of the worker that takes connections.
 type Spout_Liveness_Tcp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7906,7 +8044,7 @@ type Spout_Liveness_Tcp struct {
 
 func (x *Spout_Liveness_Tcp) Reset() {
 	*x = Spout_Liveness_Tcp{}
-	mi := &file_pps_v2_pps_proto_msgTypes[107]
+	mi := &file_pps_v2_pps_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7918,7 +8056,7 @@ func (x *Spout_Liveness_Tcp) String() string {
 func (*Spout_Liveness_Tcp) ProtoMessage() {}
 
 func (x *Spout_Liveness_Tcp) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[107]
+	mi := &file_pps_v2_pps_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7952,7 +8090,7 @@ type Spout_Liveness_Http struct {
 
 func (x *Spout_Liveness_Http) Reset() {
 	*x = Spout_Liveness_Http{}
-	mi := &file_pps_v2_pps_proto_msgTypes[108]
+	mi := &file_pps_v2_pps_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7964,7 +8102,7 @@ func (x *Spout_Liveness_Http) String() string {
 func (*Spout_Liveness_Http) ProtoMessage() {}
 
 func (x *Spout_Liveness_Http) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[108]
+	mi := &file_pps_v2_pps_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8004,7 +8142,7 @@ type Spout_Liveness_Exec struct {
 
 func (x *Spout_Liveness_Exec) Reset() {
 	*x = Spout_Liveness_Exec{}
-	mi := &file_pps_v2_pps_proto_msgTypes[109]
+	mi := &file_pps_v2_pps_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8016,7 +8154,7 @@ func (x *Spout_Liveness_Exec) String() string {
 func (*Spout_Liveness_Exec) ProtoMessage() {}
 
 func (x *Spout_Liveness_Exec) ProtoReflect() protoreflect.Message {
-	mi := &file_pps_v2_pps_proto_msgTypes[109]
+	mi := &file_pps_v2_pps_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8582,12 +8720,15 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x122\n" +
 	"\x15project_defaults_json\x18\x05 \x01(\tR\x13projectDefaultsJson\"]\n" +
 	"\x1aSetProjectDefaultsResponse\x12?\n" +
-	"\x12affected_pipelines\x18\x01 \x03(\v2\x10.pps_v2.PipelineR\x11affectedPipelines\"\xd2\a\n" +
+	"\x12affected_pipelines\x18\x01 \x03(\v2\x10.pps_v2.PipelineR\x11affectedPipelines\"\x86\n" +
+	"\n" +
 	"\x05Spout\x12)\n" +
 	"\aservice\x18\x01 \x01(\v2\x0f.pps_v2.ServiceR\aservice\x120\n" +
 	"\arestart\x18\xe8\a \x01(\v2\x15.pps_v2.Spout.RestartR\arestart\x123\n" +
 	"\bliveness\x18\xe9\a \x01(\v2\x16.pps_v2.Spout.LivenessR\bliveness\x12=\n" +
-	"\fgrace_period\x18\xea\a \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x1a\xc5\x01\n" +
+	"\fgrace_period\x18\xea\a \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x123\n" +
+	"\x06commit\x18\xeb\a \x01(\v2\x1a.pps_v2.Spout.CommitPolicyR\x06commit\x126\n" +
+	"\tretention\x18\xec\a \x01(\v2\x17.pps_v2.Spout.RetentionR\tretention\x1a\xc5\x01\n" +
 	"\aRestart\x12B\n" +
 	"\x0finitial_backoff\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0einitialBackoff\x12:\n" +
 	"\vmax_backoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
@@ -8610,7 +8751,14 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x1a \n" +
 	"\x04Exec\x12\x18\n" +
 	"\acommand\x18\x01 \x03(\tR\acommandB\a\n" +
-	"\x05check\"V\n" +
+	"\x05check\x1aq\n" +
+	"\fCommitPolicy\x125\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05files\x18\x03 \x01(\x03R\x05files\x1aR\n" +
+	"\tRetention\x12\x18\n" +
+	"\acommits\x18\x01 \x01(\x03R\acommits\x12+\n" +
+	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\"V\n" +
 	"\x17StartCreateDatumRequest\x12#\n" +
 	"\x05input\x18\x01 \x01(\v2\r.pps_v2.InputR\x05input\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\"D\n" +
@@ -8794,7 +8942,7 @@ func file_pps_v2_pps_proto_rawDescGZIP() []byte {
 }
 
 var file_pps_v2_pps_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_pps_v2_pps_proto_msgTypes = make([]protoimpl.MessageInfo, 111)
+var file_pps_v2_pps_proto_msgTypes = make([]protoimpl.MessageInfo, 113)
 var file_pps_v2_pps_proto_goTypes = []any{
 	(DatumState)(0),                     // 0: pps_v2.DatumState
 	(JobState)(0),                       // 1: pps_v2.JobState
@@ -8911,26 +9059,28 @@ var file_pps_v2_pps_proto_goTypes = []any{
 	nil,                                 // 112: pps_v2.SchedulingSpec.NodeSelectorEntry
 	(*Spout_Restart)(nil),               // 113: pps_v2.Spout.Restart
 	(*Spout_Liveness)(nil),              // 114: pps_v2.Spout.Liveness
-	(*Spout_Liveness_Tcp)(nil),          // 115: pps_v2.Spout.Liveness.Tcp
-	(*Spout_Liveness_Http)(nil),         // 116: pps_v2.Spout.Liveness.Http
-	(*Spout_Liveness_Exec)(nil),         // 117: pps_v2.Spout.Liveness.Exec
-	nil,                                 // 118: pps_v2.Transform.EnvEntry
-	(*pfs_v2.Project)(nil),              // 119: pfs_v2.Project
-	(*durationpb.Duration)(nil),         // 120: google.protobuf.Duration
-	(*pfs_v2.Commit)(nil),               // 121: pfs_v2.Commit
-	(*timestamppb.Timestamp)(nil),       // 122: google.protobuf.Timestamp
-	(*pfs_v2.File)(nil),                 // 123: pfs_v2.File
-	(*pfs_v2.FileInfo)(nil),             // 124: pfs_v2.FileInfo
-	(*pfs_v2.ObjectStorageEgress)(nil),  // 125: pfs_v2.ObjectStorageEgress
-	(*pfs_v2.SQLDatabaseEgress)(nil),    // 126: pfs_v2.SQLDatabaseEgress
-	(*pfs_v2.CommitSet)(nil),            // 127: pfs_v2.CommitSet
-	(*pfs_v2.Trigger)(nil),              // 128: pfs_v2.Trigger
-	(*pfs_v2.PropagationSpec)(nil),      // 129: pfs_v2.PropagationSpec
-	(*pfs_v2.ProjectPicker)(nil),        // 130: pfs_v2.ProjectPicker
-	(*wrapperspb.Int64Value)(nil),       // 131: google.protobuf.Int64Value
-	(*emptypb.Empty)(nil),               // 132: google.protobuf.Empty
-	(*taskapi.ListTaskRequest)(nil),     // 133: taskapi.ListTaskRequest
-	(*taskapi.TaskInfo)(nil),            // 134: taskapi.TaskInfo
+	(*Spout_CommitPolicy)(nil),          // 115: pps_v2.Spout.CommitPolicy
+	(*Spout_Retention)(nil),             // 116: pps_v2.Spout.Retention
+	(*Spout_Liveness_Tcp)(nil),          // 117: pps_v2.Spout.Liveness.Tcp
+	(*Spout_Liveness_Http)(nil),         // 118: pps_v2.Spout.Liveness.Http
+	(*Spout_Liveness_Exec)(nil),         // 119: pps_v2.Spout.Liveness.Exec
+	nil,                                 // 120: pps_v2.Transform.EnvEntry
+	(*pfs_v2.Project)(nil),              // 121: pfs_v2.Project
+	(*durationpb.Duration)(nil),         // 122: google.protobuf.Duration
+	(*pfs_v2.Commit)(nil),               // 123: pfs_v2.Commit
+	(*timestamppb.Timestamp)(nil),       // 124: google.protobuf.Timestamp
+	(*pfs_v2.File)(nil),                 // 125: pfs_v2.File
+	(*pfs_v2.FileInfo)(nil),             // 126: pfs_v2.FileInfo
+	(*pfs_v2.ObjectStorageEgress)(nil),  // 127: pfs_v2.ObjectStorageEgress
+	(*pfs_v2.SQLDatabaseEgress)(nil),    // 128: pfs_v2.SQLDatabaseEgress
+	(*pfs_v2.CommitSet)(nil),            // 129: pfs_v2.CommitSet
+	(*pfs_v2.Trigger)(nil),              // 130: pfs_v2.Trigger
+	(*pfs_v2.PropagationSpec)(nil),      // 131: pfs_v2.PropagationSpec
+	(*pfs_v2.ProjectPicker)(nil),        // 132: pfs_v2.ProjectPicker
+	(*wrapperspb.Int64Value)(nil),       // 133: google.protobuf.Int64Value
+	(*emptypb.Empty)(nil),               // 134: google.protobuf.Empty
+	(*taskapi.ListTaskRequest)(nil),     // 135: taskapi.ListTaskRequest
+	(*taskapi.TaskInfo)(nil),            // 136: taskapi.TaskInfo
 }
 var file_pps_v2_pps_proto_depIdxs = []int32{
 	10,  // 0: pps_v2.AggregateProcessStats.download_time:type_name -> pps_v2.Aggregate
@@ -8938,8 +9088,8 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	10,  // 2: pps_v2.AggregateProcessStats.upload_time:type_name -> pps_v2.Aggregate
 	10,  // 3: pps_v2.AggregateProcessStats.download_bytes:type_name -> pps_v2.Aggregate
 	10,  // 4: pps_v2.AggregateProcessStats.upload_bytes:type_name -> pps_v2.Aggregate
-	119, // 5: pps_v2.CheckStatusRequest.project:type_name -> pfs_v2.Project
-	119, // 6: pps_v2.CheckStatusResponse.project:type_name -> pfs_v2.Project
+	121, // 5: pps_v2.CheckStatusRequest.project:type_name -> pfs_v2.Project
+	121, // 6: pps_v2.CheckStatusResponse.project:type_name -> pfs_v2.Project
 	62,  // 7: pps_v2.CheckStatusResponse.pipeline:type_name -> pps_v2.Pipeline
 	17,  // 8: pps_v2.ClusterDefaults.create_pipeline_request:type_name -> pps_v2.CreatePipelineRequest
 	92,  // 9: pps_v2.CreateDatumRequest.start:type_name -> pps_v2.StartCreateDatumRequest
@@ -8956,38 +9106,38 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	86,  // 20: pps_v2.CreatePipelineRequest.service:type_name -> pps_v2.Service
 	91,  // 21: pps_v2.CreatePipelineRequest.spout:type_name -> pps_v2.Spout
 	25,  // 22: pps_v2.CreatePipelineRequest.datum_set_spec:type_name -> pps_v2.DatumSetSpec
-	120, // 23: pps_v2.CreatePipelineRequest.datum_timeout:type_name -> google.protobuf.Duration
-	120, // 24: pps_v2.CreatePipelineRequest.job_timeout:type_name -> google.protobuf.Duration
+	122, // 23: pps_v2.CreatePipelineRequest.datum_timeout:type_name -> google.protobuf.Duration
+	122, // 24: pps_v2.CreatePipelineRequest.job_timeout:type_name -> google.protobuf.Duration
 	81,  // 25: pps_v2.CreatePipelineRequest.scheduling_spec:type_name -> pps_v2.SchedulingSpec
-	121, // 26: pps_v2.CreatePipelineRequest.spec_commit:type_name -> pfs_v2.Commit
+	123, // 26: pps_v2.CreatePipelineRequest.spec_commit:type_name -> pfs_v2.Commit
 	59,  // 27: pps_v2.CreatePipelineRequest.metadata:type_name -> pps_v2.Metadata
 	98,  // 28: pps_v2.CreatePipelineRequest.tolerations:type_name -> pps_v2.Toleration
 	75,  // 29: pps_v2.CreatePipelineRequest.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
 	32,  // 30: pps_v2.CreatePipelineRequest.determined:type_name -> pps_v2.Determined
-	120, // 31: pps_v2.CreatePipelineRequest.maximum_expected_uptime:type_name -> google.protobuf.Duration
+	122, // 31: pps_v2.CreatePipelineRequest.maximum_expected_uptime:type_name -> google.protobuf.Duration
 	17,  // 32: pps_v2.CreatePipelineTransaction.create_pipeline_request:type_name -> pps_v2.CreatePipelineRequest
-	122, // 33: pps_v2.CronInput.start:type_name -> google.protobuf.Timestamp
+	124, // 33: pps_v2.CronInput.start:type_name -> google.protobuf.Timestamp
 	47,  // 34: pps_v2.Datum.job:type_name -> pps_v2.Job
 	23,  // 35: pps_v2.DatumInfo.datum:type_name -> pps_v2.Datum
 	0,   // 36: pps_v2.DatumInfo.state:type_name -> pps_v2.DatumState
 	70,  // 37: pps_v2.DatumInfo.stats:type_name -> pps_v2.ProcessStats
-	123, // 38: pps_v2.DatumInfo.pfs_state:type_name -> pfs_v2.File
-	124, // 39: pps_v2.DatumInfo.data:type_name -> pfs_v2.FileInfo
-	122, // 40: pps_v2.DatumStatus.started:type_name -> google.protobuf.Timestamp
+	125, // 38: pps_v2.DatumInfo.pfs_state:type_name -> pfs_v2.File
+	126, // 39: pps_v2.DatumInfo.data:type_name -> pfs_v2.FileInfo
+	124, // 40: pps_v2.DatumStatus.started:type_name -> google.protobuf.Timestamp
 	41,  // 41: pps_v2.DatumStatus.data:type_name -> pps_v2.InputFile
 	47,  // 42: pps_v2.DeleteJobRequest.job:type_name -> pps_v2.Job
 	62,  // 43: pps_v2.DeletePipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	119, // 44: pps_v2.DeletePipelinesRequest.projects:type_name -> pfs_v2.Project
+	121, // 44: pps_v2.DeletePipelinesRequest.projects:type_name -> pfs_v2.Project
 	62,  // 45: pps_v2.DeletePipelinesResponse.pipelines:type_name -> pps_v2.Pipeline
 	82,  // 46: pps_v2.DeleteSecretRequest.secret:type_name -> pps_v2.Secret
-	125, // 47: pps_v2.Egress.object_storage:type_name -> pfs_v2.ObjectStorageEgress
-	126, // 48: pps_v2.Egress.sql_database:type_name -> pfs_v2.SQLDatabaseEgress
+	127, // 47: pps_v2.Egress.object_storage:type_name -> pfs_v2.ObjectStorageEgress
+	128, // 48: pps_v2.Egress.sql_database:type_name -> pfs_v2.SQLDatabaseEgress
 	62,  // 49: pps_v2.GetLogsRequest.pipeline:type_name -> pps_v2.Pipeline
 	47,  // 50: pps_v2.GetLogsRequest.job:type_name -> pps_v2.Job
 	23,  // 51: pps_v2.GetLogsRequest.datum:type_name -> pps_v2.Datum
-	120, // 52: pps_v2.GetLogsRequest.since:type_name -> google.protobuf.Duration
-	119, // 53: pps_v2.GetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
-	122, // 54: pps_v2.GetProjectDefaultsResponse.created_at:type_name -> google.protobuf.Timestamp
+	122, // 52: pps_v2.GetLogsRequest.since:type_name -> google.protobuf.Duration
+	121, // 53: pps_v2.GetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
+	124, // 54: pps_v2.GetProjectDefaultsResponse.created_at:type_name -> google.protobuf.Timestamp
 	60,  // 55: pps_v2.Input.pfs:type_name -> pps_v2.PFSInput
 	40,  // 56: pps_v2.Input.join:type_name -> pps_v2.Input
 	40,  // 57: pps_v2.Input.group:type_name -> pps_v2.Input
@@ -9001,39 +9151,39 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	82,  // 65: pps_v2.InspectSecretRequest.secret:type_name -> pps_v2.Secret
 	62,  // 66: pps_v2.Job.pipeline:type_name -> pps_v2.Pipeline
 	47,  // 67: pps_v2.JobInfo.job:type_name -> pps_v2.Job
-	121, // 68: pps_v2.JobInfo.output_commit:type_name -> pfs_v2.Commit
+	123, // 68: pps_v2.JobInfo.output_commit:type_name -> pfs_v2.Commit
 	70,  // 69: pps_v2.JobInfo.stats:type_name -> pps_v2.ProcessStats
 	1,   // 70: pps_v2.JobInfo.state:type_name -> pps_v2.JobState
-	122, // 71: pps_v2.JobInfo.created:type_name -> google.protobuf.Timestamp
-	122, // 72: pps_v2.JobInfo.started:type_name -> google.protobuf.Timestamp
-	122, // 73: pps_v2.JobInfo.finished:type_name -> google.protobuf.Timestamp
+	124, // 71: pps_v2.JobInfo.created:type_name -> google.protobuf.Timestamp
+	124, // 72: pps_v2.JobInfo.started:type_name -> google.protobuf.Timestamp
+	124, // 73: pps_v2.JobInfo.finished:type_name -> google.protobuf.Timestamp
 	104, // 74: pps_v2.JobInfo.details:type_name -> pps_v2.JobInfo.Details
-	121, // 75: pps_v2.JobInput.commit:type_name -> pfs_v2.Commit
+	123, // 75: pps_v2.JobInput.commit:type_name -> pfs_v2.Commit
 	50,  // 76: pps_v2.JobSetInfo.job_set:type_name -> pps_v2.JobSet
 	48,  // 77: pps_v2.JobSetInfo.jobs:type_name -> pps_v2.JobInfo
 	47,  // 78: pps_v2.ListDatumRequest.job:type_name -> pps_v2.Job
 	40,  // 79: pps_v2.ListDatumRequest.input:type_name -> pps_v2.Input
 	105, // 80: pps_v2.ListDatumRequest.filter:type_name -> pps_v2.ListDatumRequest.Filter
-	119, // 81: pps_v2.ListJobRequest.projects:type_name -> pfs_v2.Project
+	121, // 81: pps_v2.ListJobRequest.projects:type_name -> pfs_v2.Project
 	62,  // 82: pps_v2.ListJobRequest.pipeline:type_name -> pps_v2.Pipeline
-	121, // 83: pps_v2.ListJobRequest.input_commit:type_name -> pfs_v2.Commit
-	122, // 84: pps_v2.ListJobRequest.paginationMarker:type_name -> google.protobuf.Timestamp
-	119, // 85: pps_v2.ListJobSetRequest.projects:type_name -> pfs_v2.Project
-	122, // 86: pps_v2.ListJobSetRequest.paginationMarker:type_name -> google.protobuf.Timestamp
+	123, // 83: pps_v2.ListJobRequest.input_commit:type_name -> pfs_v2.Commit
+	124, // 84: pps_v2.ListJobRequest.paginationMarker:type_name -> google.protobuf.Timestamp
+	121, // 85: pps_v2.ListJobSetRequest.projects:type_name -> pfs_v2.Project
+	124, // 86: pps_v2.ListJobSetRequest.paginationMarker:type_name -> google.protobuf.Timestamp
 	62,  // 87: pps_v2.ListPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	127, // 88: pps_v2.ListPipelineRequest.commit_set:type_name -> pfs_v2.CommitSet
-	119, // 89: pps_v2.ListPipelineRequest.projects:type_name -> pfs_v2.Project
+	129, // 88: pps_v2.ListPipelineRequest.commit_set:type_name -> pfs_v2.CommitSet
+	121, // 89: pps_v2.ListPipelineRequest.projects:type_name -> pfs_v2.Project
 	65,  // 90: pps_v2.ListPipelineRequest.page:type_name -> pps_v2.PipelinePage
 	41,  // 91: pps_v2.LogMessage.data:type_name -> pps_v2.InputFile
-	122, // 92: pps_v2.LogMessage.ts:type_name -> google.protobuf.Timestamp
-	120, // 93: pps_v2.LokiRequest.since:type_name -> google.protobuf.Duration
+	124, // 92: pps_v2.LogMessage.ts:type_name -> google.protobuf.Timestamp
+	122, // 93: pps_v2.LokiRequest.since:type_name -> google.protobuf.Duration
 	106, // 94: pps_v2.Metadata.annotations:type_name -> pps_v2.Metadata.AnnotationsEntry
 	107, // 95: pps_v2.Metadata.labels:type_name -> pps_v2.Metadata.LabelsEntry
-	128, // 96: pps_v2.PFSInput.trigger:type_name -> pfs_v2.Trigger
-	129, // 97: pps_v2.PFSInput.propagation_spec:type_name -> pfs_v2.PropagationSpec
-	119, // 98: pps_v2.Pipeline.project:type_name -> pfs_v2.Project
+	130, // 96: pps_v2.PFSInput.trigger:type_name -> pfs_v2.Trigger
+	131, // 97: pps_v2.PFSInput.propagation_spec:type_name -> pfs_v2.PropagationSpec
+	121, // 98: pps_v2.Pipeline.project:type_name -> pfs_v2.Project
 	62,  // 99: pps_v2.PipelineInfo.pipeline:type_name -> pps_v2.Pipeline
-	121, // 100: pps_v2.PipelineInfo.spec_commit:type_name -> pfs_v2.Commit
+	123, // 100: pps_v2.PipelineInfo.spec_commit:type_name -> pfs_v2.Commit
 	2,   // 101: pps_v2.PipelineInfo.state:type_name -> pps_v2.PipelineState
 	1,   // 102: pps_v2.PipelineInfo.last_job_state:type_name -> pps_v2.JobState
 	6,   // 103: pps_v2.PipelineInfo.type:type_name -> pps_v2.PipelineInfo.PipelineType
@@ -9042,12 +9192,12 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	63,  // 106: pps_v2.PipelineInfos.pipeline_info:type_name -> pps_v2.PipelineInfo
 	7,   // 107: pps_v2.PipelinePage.order:type_name -> pps_v2.PipelinePage.Ordering
 	110, // 108: pps_v2.PipelinePicker.name:type_name -> pps_v2.PipelinePicker.PipelineName
-	119, // 109: pps_v2.PipelinesSummary.project:type_name -> pfs_v2.Project
-	130, // 110: pps_v2.PipelinesSummaryRequest.projects:type_name -> pfs_v2.ProjectPicker
+	121, // 109: pps_v2.PipelinesSummary.project:type_name -> pfs_v2.Project
+	132, // 110: pps_v2.PipelinesSummaryRequest.projects:type_name -> pfs_v2.ProjectPicker
 	67,  // 111: pps_v2.PipelinesSummaryResponse.summaries:type_name -> pps_v2.PipelinesSummary
-	120, // 112: pps_v2.ProcessStats.download_time:type_name -> google.protobuf.Duration
-	120, // 113: pps_v2.ProcessStats.process_time:type_name -> google.protobuf.Duration
-	120, // 114: pps_v2.ProcessStats.upload_time:type_name -> google.protobuf.Duration
+	122, // 112: pps_v2.ProcessStats.download_time:type_name -> google.protobuf.Duration
+	122, // 113: pps_v2.ProcessStats.process_time:type_name -> google.protobuf.Duration
+	122, // 114: pps_v2.ProcessStats.upload_time:type_name -> google.protobuf.Duration
 	17,  // 115: pps_v2.ProjectDefaults.create_pipeline_request:type_name -> pps_v2.CreatePipelineRequest
 	111, // 116: pps_v2.RenderTemplateRequest.args:type_name -> pps_v2.RenderTemplateRequest.ArgsEntry
 	17,  // 117: pps_v2.RenderTemplateResponse.specs:type_name -> pps_v2.CreatePipelineRequest
@@ -9056,176 +9206,180 @@ var file_pps_v2_pps_proto_depIdxs = []int32{
 	47,  // 120: pps_v2.RestartDatumRequest.job:type_name -> pps_v2.Job
 	62,  // 121: pps_v2.RunCronRequest.pipeline:type_name -> pps_v2.Pipeline
 	62,  // 122: pps_v2.RunPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	121, // 123: pps_v2.RunPipelineRequest.provenance:type_name -> pfs_v2.Commit
+	123, // 123: pps_v2.RunPipelineRequest.provenance:type_name -> pfs_v2.Commit
 	112, // 124: pps_v2.SchedulingSpec.node_selector:type_name -> pps_v2.SchedulingSpec.NodeSelectorEntry
 	82,  // 125: pps_v2.SecretInfo.secret:type_name -> pps_v2.Secret
-	122, // 126: pps_v2.SecretInfo.creation_timestamp:type_name -> google.protobuf.Timestamp
+	124, // 126: pps_v2.SecretInfo.creation_timestamp:type_name -> google.protobuf.Timestamp
 	83,  // 127: pps_v2.SecretInfos.secret_info:type_name -> pps_v2.SecretInfo
 	62,  // 128: pps_v2.SetClusterDefaultsResponse.affected_pipelines:type_name -> pps_v2.Pipeline
-	119, // 129: pps_v2.SetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
+	121, // 129: pps_v2.SetProjectDefaultsRequest.project:type_name -> pfs_v2.Project
 	62,  // 130: pps_v2.SetProjectDefaultsResponse.affected_pipelines:type_name -> pps_v2.Pipeline
 	86,  // 131: pps_v2.Spout.service:type_name -> pps_v2.Service
 	113, // 132: pps_v2.Spout.restart:type_name -> pps_v2.Spout.Restart
 	114, // 133: pps_v2.Spout.liveness:type_name -> pps_v2.Spout.Liveness
-	120, // 134: pps_v2.Spout.grace_period:type_name -> google.protobuf.Duration
-	40,  // 135: pps_v2.StartCreateDatumRequest.input:type_name -> pps_v2.Input
-	62,  // 136: pps_v2.StartPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	47,  // 137: pps_v2.StopJobRequest.job:type_name -> pps_v2.Job
-	62,  // 138: pps_v2.StopPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
-	62,  // 139: pps_v2.SubscribeJobRequest.pipeline:type_name -> pps_v2.Pipeline
-	4,   // 140: pps_v2.Toleration.operator:type_name -> pps_v2.TolerationOperator
-	3,   // 141: pps_v2.Toleration.effect:type_name -> pps_v2.TaintEffect
-	131, // 142: pps_v2.Toleration.toleration_seconds:type_name -> google.protobuf.Int64Value
-	118, // 143: pps_v2.Transform.env:type_name -> pps_v2.Transform.EnvEntry
-	85,  // 144: pps_v2.Transform.secrets:type_name -> pps_v2.SecretMount
-	47,  // 145: pps_v2.UpdateJobStateRequest.job:type_name -> pps_v2.Job
-	1,   // 146: pps_v2.UpdateJobStateRequest.state:type_name -> pps_v2.JobState
-	70,  // 147: pps_v2.UpdateJobStateRequest.stats:type_name -> pps_v2.ProcessStats
-	5,   // 148: pps_v2.Worker.state:type_name -> pps_v2.WorkerState
-	122, // 149: pps_v2.WorkerExit.ended:type_name -> google.protobuf.Timestamp
-	120, // 150: pps_v2.WorkerExit.ran_for:type_name -> google.protobuf.Duration
-	26,  // 151: pps_v2.WorkerStatus.datum_status:type_name -> pps_v2.DatumStatus
-	99,  // 152: pps_v2.JobInfo.Details.transform:type_name -> pps_v2.Transform
-	61,  // 153: pps_v2.JobInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
-	33,  // 154: pps_v2.JobInfo.Details.egress:type_name -> pps_v2.Egress
-	86,  // 155: pps_v2.JobInfo.Details.service:type_name -> pps_v2.Service
-	91,  // 156: pps_v2.JobInfo.Details.spout:type_name -> pps_v2.Spout
-	103, // 157: pps_v2.JobInfo.Details.worker_status:type_name -> pps_v2.WorkerStatus
-	75,  // 158: pps_v2.JobInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
-	75,  // 159: pps_v2.JobInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
-	75,  // 160: pps_v2.JobInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
-	40,  // 161: pps_v2.JobInfo.Details.input:type_name -> pps_v2.Input
-	25,  // 162: pps_v2.JobInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
-	120, // 163: pps_v2.JobInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
-	120, // 164: pps_v2.JobInfo.Details.job_timeout:type_name -> google.protobuf.Duration
-	81,  // 165: pps_v2.JobInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
-	75,  // 166: pps_v2.JobInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
-	0,   // 167: pps_v2.ListDatumRequest.Filter.state:type_name -> pps_v2.DatumState
-	99,  // 168: pps_v2.PipelineInfo.Details.transform:type_name -> pps_v2.Transform
-	97,  // 169: pps_v2.PipelineInfo.Details.tf_job:type_name -> pps_v2.TFJob
-	61,  // 170: pps_v2.PipelineInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
-	33,  // 171: pps_v2.PipelineInfo.Details.egress:type_name -> pps_v2.Egress
-	122, // 172: pps_v2.PipelineInfo.Details.created_at:type_name -> google.protobuf.Timestamp
-	122, // 173: pps_v2.PipelineInfo.Details.updated_at:type_name -> google.protobuf.Timestamp
-	75,  // 174: pps_v2.PipelineInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
-	75,  // 175: pps_v2.PipelineInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
-	75,  // 176: pps_v2.PipelineInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
-	40,  // 177: pps_v2.PipelineInfo.Details.input:type_name -> pps_v2.Input
-	86,  // 178: pps_v2.PipelineInfo.Details.service:type_name -> pps_v2.Service
-	91,  // 179: pps_v2.PipelineInfo.Details.spout:type_name -> pps_v2.Spout
-	25,  // 180: pps_v2.PipelineInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
-	120, // 181: pps_v2.PipelineInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
-	120, // 182: pps_v2.PipelineInfo.Details.job_timeout:type_name -> google.protobuf.Duration
-	81,  // 183: pps_v2.PipelineInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
-	59,  // 184: pps_v2.PipelineInfo.Details.metadata:type_name -> pps_v2.Metadata
-	98,  // 185: pps_v2.PipelineInfo.Details.tolerations:type_name -> pps_v2.Toleration
-	75,  // 186: pps_v2.PipelineInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
-	32,  // 187: pps_v2.PipelineInfo.Details.determined:type_name -> pps_v2.Determined
-	120, // 188: pps_v2.PipelineInfo.Details.maximum_expected_uptime:type_name -> google.protobuf.Duration
-	122, // 189: pps_v2.PipelineInfo.Details.workers_started_at:type_name -> google.protobuf.Timestamp
-	102, // 190: pps_v2.PipelineInfo.Details.last_exit:type_name -> pps_v2.WorkerExit
-	122, // 191: pps_v2.PipelineInfo.Details.next_start:type_name -> google.protobuf.Timestamp
-	122, // 192: pps_v2.PipelineInfo.Details.last_commit:type_name -> google.protobuf.Timestamp
-	130, // 193: pps_v2.PipelinePicker.PipelineName.project:type_name -> pfs_v2.ProjectPicker
-	120, // 194: pps_v2.Spout.Restart.initial_backoff:type_name -> google.protobuf.Duration
-	120, // 195: pps_v2.Spout.Restart.max_backoff:type_name -> google.protobuf.Duration
-	120, // 196: pps_v2.Spout.Restart.reset_after:type_name -> google.protobuf.Duration
-	115, // 197: pps_v2.Spout.Liveness.tcp:type_name -> pps_v2.Spout.Liveness.Tcp
-	116, // 198: pps_v2.Spout.Liveness.http:type_name -> pps_v2.Spout.Liveness.Http
-	117, // 199: pps_v2.Spout.Liveness.exec:type_name -> pps_v2.Spout.Liveness.Exec
-	120, // 200: pps_v2.Spout.Liveness.commit_every:type_name -> google.protobuf.Duration
-	120, // 201: pps_v2.Spout.Liveness.interval:type_name -> google.protobuf.Duration
-	120, // 202: pps_v2.Spout.Liveness.timeout:type_name -> google.protobuf.Duration
-	120, // 203: pps_v2.Spout.Liveness.initial_delay:type_name -> google.protobuf.Duration
-	43,  // 204: pps_v2.API.InspectJob:input_type -> pps_v2.InspectJobRequest
-	44,  // 205: pps_v2.API.InspectJobSet:input_type -> pps_v2.InspectJobSetRequest
-	53,  // 206: pps_v2.API.ListJob:input_type -> pps_v2.ListJobRequest
-	54,  // 207: pps_v2.API.ListJobSet:input_type -> pps_v2.ListJobSetRequest
-	96,  // 208: pps_v2.API.SubscribeJob:input_type -> pps_v2.SubscribeJobRequest
-	27,  // 209: pps_v2.API.DeleteJob:input_type -> pps_v2.DeleteJobRequest
-	94,  // 210: pps_v2.API.StopJob:input_type -> pps_v2.StopJobRequest
-	42,  // 211: pps_v2.API.InspectDatum:input_type -> pps_v2.InspectDatumRequest
-	52,  // 212: pps_v2.API.ListDatum:input_type -> pps_v2.ListDatumRequest
-	16,  // 213: pps_v2.API.CreateDatum:input_type -> pps_v2.CreateDatumRequest
-	76,  // 214: pps_v2.API.RestartDatum:input_type -> pps_v2.RestartDatumRequest
-	74,  // 215: pps_v2.API.RerunPipeline:input_type -> pps_v2.RerunPipelineRequest
-	17,  // 216: pps_v2.API.CreatePipeline:input_type -> pps_v2.CreatePipelineRequest
-	19,  // 217: pps_v2.API.CreatePipelineV2:input_type -> pps_v2.CreatePipelineV2Request
-	45,  // 218: pps_v2.API.InspectPipeline:input_type -> pps_v2.InspectPipelineRequest
-	55,  // 219: pps_v2.API.ListPipeline:input_type -> pps_v2.ListPipelineRequest
-	28,  // 220: pps_v2.API.DeletePipeline:input_type -> pps_v2.DeletePipelineRequest
-	29,  // 221: pps_v2.API.DeletePipelines:input_type -> pps_v2.DeletePipelinesRequest
-	93,  // 222: pps_v2.API.StartPipeline:input_type -> pps_v2.StartPipelineRequest
-	95,  // 223: pps_v2.API.StopPipeline:input_type -> pps_v2.StopPipelineRequest
-	80,  // 224: pps_v2.API.RunPipeline:input_type -> pps_v2.RunPipelineRequest
-	77,  // 225: pps_v2.API.RunCron:input_type -> pps_v2.RunCronRequest
-	12,  // 226: pps_v2.API.CheckStatus:input_type -> pps_v2.CheckStatusRequest
-	21,  // 227: pps_v2.API.CreateSecret:input_type -> pps_v2.CreateSecretRequest
-	31,  // 228: pps_v2.API.DeleteSecret:input_type -> pps_v2.DeleteSecretRequest
-	132, // 229: pps_v2.API.ListSecret:input_type -> google.protobuf.Empty
-	46,  // 230: pps_v2.API.InspectSecret:input_type -> pps_v2.InspectSecretRequest
-	132, // 231: pps_v2.API.DeleteAll:input_type -> google.protobuf.Empty
-	37,  // 232: pps_v2.API.GetLogs:input_type -> pps_v2.GetLogsRequest
-	8,   // 233: pps_v2.API.ActivateAuth:input_type -> pps_v2.ActivateAuthRequest
-	100, // 234: pps_v2.API.UpdateJobState:input_type -> pps_v2.UpdateJobStateRequest
-	78,  // 235: pps_v2.API.RunLoadTest:input_type -> pps_v2.RunLoadTestRequest
-	132, // 236: pps_v2.API.RunLoadTestDefault:input_type -> google.protobuf.Empty
-	72,  // 237: pps_v2.API.RenderTemplate:input_type -> pps_v2.RenderTemplateRequest
-	133, // 238: pps_v2.API.ListTask:input_type -> taskapi.ListTaskRequest
-	58,  // 239: pps_v2.API.GetKubeEvents:input_type -> pps_v2.LokiRequest
-	58,  // 240: pps_v2.API.QueryLoki:input_type -> pps_v2.LokiRequest
-	35,  // 241: pps_v2.API.GetClusterDefaults:input_type -> pps_v2.GetClusterDefaultsRequest
-	87,  // 242: pps_v2.API.SetClusterDefaults:input_type -> pps_v2.SetClusterDefaultsRequest
-	38,  // 243: pps_v2.API.GetProjectDefaults:input_type -> pps_v2.GetProjectDefaultsRequest
-	89,  // 244: pps_v2.API.SetProjectDefaults:input_type -> pps_v2.SetProjectDefaultsRequest
-	68,  // 245: pps_v2.API.PipelinesSummary:input_type -> pps_v2.PipelinesSummaryRequest
-	48,  // 246: pps_v2.API.InspectJob:output_type -> pps_v2.JobInfo
-	48,  // 247: pps_v2.API.InspectJobSet:output_type -> pps_v2.JobInfo
-	48,  // 248: pps_v2.API.ListJob:output_type -> pps_v2.JobInfo
-	51,  // 249: pps_v2.API.ListJobSet:output_type -> pps_v2.JobSetInfo
-	48,  // 250: pps_v2.API.SubscribeJob:output_type -> pps_v2.JobInfo
-	132, // 251: pps_v2.API.DeleteJob:output_type -> google.protobuf.Empty
-	132, // 252: pps_v2.API.StopJob:output_type -> google.protobuf.Empty
-	24,  // 253: pps_v2.API.InspectDatum:output_type -> pps_v2.DatumInfo
-	24,  // 254: pps_v2.API.ListDatum:output_type -> pps_v2.DatumInfo
-	24,  // 255: pps_v2.API.CreateDatum:output_type -> pps_v2.DatumInfo
-	132, // 256: pps_v2.API.RestartDatum:output_type -> google.protobuf.Empty
-	132, // 257: pps_v2.API.RerunPipeline:output_type -> google.protobuf.Empty
-	132, // 258: pps_v2.API.CreatePipeline:output_type -> google.protobuf.Empty
-	20,  // 259: pps_v2.API.CreatePipelineV2:output_type -> pps_v2.CreatePipelineV2Response
-	63,  // 260: pps_v2.API.InspectPipeline:output_type -> pps_v2.PipelineInfo
-	63,  // 261: pps_v2.API.ListPipeline:output_type -> pps_v2.PipelineInfo
-	132, // 262: pps_v2.API.DeletePipeline:output_type -> google.protobuf.Empty
-	30,  // 263: pps_v2.API.DeletePipelines:output_type -> pps_v2.DeletePipelinesResponse
-	132, // 264: pps_v2.API.StartPipeline:output_type -> google.protobuf.Empty
-	132, // 265: pps_v2.API.StopPipeline:output_type -> google.protobuf.Empty
-	132, // 266: pps_v2.API.RunPipeline:output_type -> google.protobuf.Empty
-	132, // 267: pps_v2.API.RunCron:output_type -> google.protobuf.Empty
-	13,  // 268: pps_v2.API.CheckStatus:output_type -> pps_v2.CheckStatusResponse
-	132, // 269: pps_v2.API.CreateSecret:output_type -> google.protobuf.Empty
-	132, // 270: pps_v2.API.DeleteSecret:output_type -> google.protobuf.Empty
-	84,  // 271: pps_v2.API.ListSecret:output_type -> pps_v2.SecretInfos
-	83,  // 272: pps_v2.API.InspectSecret:output_type -> pps_v2.SecretInfo
-	132, // 273: pps_v2.API.DeleteAll:output_type -> google.protobuf.Empty
-	56,  // 274: pps_v2.API.GetLogs:output_type -> pps_v2.LogMessage
-	9,   // 275: pps_v2.API.ActivateAuth:output_type -> pps_v2.ActivateAuthResponse
-	132, // 276: pps_v2.API.UpdateJobState:output_type -> google.protobuf.Empty
-	79,  // 277: pps_v2.API.RunLoadTest:output_type -> pps_v2.RunLoadTestResponse
-	79,  // 278: pps_v2.API.RunLoadTestDefault:output_type -> pps_v2.RunLoadTestResponse
-	73,  // 279: pps_v2.API.RenderTemplate:output_type -> pps_v2.RenderTemplateResponse
-	134, // 280: pps_v2.API.ListTask:output_type -> taskapi.TaskInfo
-	57,  // 281: pps_v2.API.GetKubeEvents:output_type -> pps_v2.LokiLogMessage
-	57,  // 282: pps_v2.API.QueryLoki:output_type -> pps_v2.LokiLogMessage
-	36,  // 283: pps_v2.API.GetClusterDefaults:output_type -> pps_v2.GetClusterDefaultsResponse
-	88,  // 284: pps_v2.API.SetClusterDefaults:output_type -> pps_v2.SetClusterDefaultsResponse
-	39,  // 285: pps_v2.API.GetProjectDefaults:output_type -> pps_v2.GetProjectDefaultsResponse
-	90,  // 286: pps_v2.API.SetProjectDefaults:output_type -> pps_v2.SetProjectDefaultsResponse
-	69,  // 287: pps_v2.API.PipelinesSummary:output_type -> pps_v2.PipelinesSummaryResponse
-	246, // [246:288] is the sub-list for method output_type
-	204, // [204:246] is the sub-list for method input_type
-	204, // [204:204] is the sub-list for extension type_name
-	204, // [204:204] is the sub-list for extension extendee
-	0,   // [0:204] is the sub-list for field type_name
+	122, // 134: pps_v2.Spout.grace_period:type_name -> google.protobuf.Duration
+	115, // 135: pps_v2.Spout.commit:type_name -> pps_v2.Spout.CommitPolicy
+	116, // 136: pps_v2.Spout.retention:type_name -> pps_v2.Spout.Retention
+	40,  // 137: pps_v2.StartCreateDatumRequest.input:type_name -> pps_v2.Input
+	62,  // 138: pps_v2.StartPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
+	47,  // 139: pps_v2.StopJobRequest.job:type_name -> pps_v2.Job
+	62,  // 140: pps_v2.StopPipelineRequest.pipeline:type_name -> pps_v2.Pipeline
+	62,  // 141: pps_v2.SubscribeJobRequest.pipeline:type_name -> pps_v2.Pipeline
+	4,   // 142: pps_v2.Toleration.operator:type_name -> pps_v2.TolerationOperator
+	3,   // 143: pps_v2.Toleration.effect:type_name -> pps_v2.TaintEffect
+	133, // 144: pps_v2.Toleration.toleration_seconds:type_name -> google.protobuf.Int64Value
+	120, // 145: pps_v2.Transform.env:type_name -> pps_v2.Transform.EnvEntry
+	85,  // 146: pps_v2.Transform.secrets:type_name -> pps_v2.SecretMount
+	47,  // 147: pps_v2.UpdateJobStateRequest.job:type_name -> pps_v2.Job
+	1,   // 148: pps_v2.UpdateJobStateRequest.state:type_name -> pps_v2.JobState
+	70,  // 149: pps_v2.UpdateJobStateRequest.stats:type_name -> pps_v2.ProcessStats
+	5,   // 150: pps_v2.Worker.state:type_name -> pps_v2.WorkerState
+	124, // 151: pps_v2.WorkerExit.ended:type_name -> google.protobuf.Timestamp
+	122, // 152: pps_v2.WorkerExit.ran_for:type_name -> google.protobuf.Duration
+	26,  // 153: pps_v2.WorkerStatus.datum_status:type_name -> pps_v2.DatumStatus
+	99,  // 154: pps_v2.JobInfo.Details.transform:type_name -> pps_v2.Transform
+	61,  // 155: pps_v2.JobInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
+	33,  // 156: pps_v2.JobInfo.Details.egress:type_name -> pps_v2.Egress
+	86,  // 157: pps_v2.JobInfo.Details.service:type_name -> pps_v2.Service
+	91,  // 158: pps_v2.JobInfo.Details.spout:type_name -> pps_v2.Spout
+	103, // 159: pps_v2.JobInfo.Details.worker_status:type_name -> pps_v2.WorkerStatus
+	75,  // 160: pps_v2.JobInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
+	75,  // 161: pps_v2.JobInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
+	75,  // 162: pps_v2.JobInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
+	40,  // 163: pps_v2.JobInfo.Details.input:type_name -> pps_v2.Input
+	25,  // 164: pps_v2.JobInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
+	122, // 165: pps_v2.JobInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
+	122, // 166: pps_v2.JobInfo.Details.job_timeout:type_name -> google.protobuf.Duration
+	81,  // 167: pps_v2.JobInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
+	75,  // 168: pps_v2.JobInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
+	0,   // 169: pps_v2.ListDatumRequest.Filter.state:type_name -> pps_v2.DatumState
+	99,  // 170: pps_v2.PipelineInfo.Details.transform:type_name -> pps_v2.Transform
+	97,  // 171: pps_v2.PipelineInfo.Details.tf_job:type_name -> pps_v2.TFJob
+	61,  // 172: pps_v2.PipelineInfo.Details.parallelism_spec:type_name -> pps_v2.ParallelismSpec
+	33,  // 173: pps_v2.PipelineInfo.Details.egress:type_name -> pps_v2.Egress
+	124, // 174: pps_v2.PipelineInfo.Details.created_at:type_name -> google.protobuf.Timestamp
+	124, // 175: pps_v2.PipelineInfo.Details.updated_at:type_name -> google.protobuf.Timestamp
+	75,  // 176: pps_v2.PipelineInfo.Details.resource_requests:type_name -> pps_v2.ResourceSpec
+	75,  // 177: pps_v2.PipelineInfo.Details.resource_limits:type_name -> pps_v2.ResourceSpec
+	75,  // 178: pps_v2.PipelineInfo.Details.sidecar_resource_limits:type_name -> pps_v2.ResourceSpec
+	40,  // 179: pps_v2.PipelineInfo.Details.input:type_name -> pps_v2.Input
+	86,  // 180: pps_v2.PipelineInfo.Details.service:type_name -> pps_v2.Service
+	91,  // 181: pps_v2.PipelineInfo.Details.spout:type_name -> pps_v2.Spout
+	25,  // 182: pps_v2.PipelineInfo.Details.datum_set_spec:type_name -> pps_v2.DatumSetSpec
+	122, // 183: pps_v2.PipelineInfo.Details.datum_timeout:type_name -> google.protobuf.Duration
+	122, // 184: pps_v2.PipelineInfo.Details.job_timeout:type_name -> google.protobuf.Duration
+	81,  // 185: pps_v2.PipelineInfo.Details.scheduling_spec:type_name -> pps_v2.SchedulingSpec
+	59,  // 186: pps_v2.PipelineInfo.Details.metadata:type_name -> pps_v2.Metadata
+	98,  // 187: pps_v2.PipelineInfo.Details.tolerations:type_name -> pps_v2.Toleration
+	75,  // 188: pps_v2.PipelineInfo.Details.sidecar_resource_requests:type_name -> pps_v2.ResourceSpec
+	32,  // 189: pps_v2.PipelineInfo.Details.determined:type_name -> pps_v2.Determined
+	122, // 190: pps_v2.PipelineInfo.Details.maximum_expected_uptime:type_name -> google.protobuf.Duration
+	124, // 191: pps_v2.PipelineInfo.Details.workers_started_at:type_name -> google.protobuf.Timestamp
+	102, // 192: pps_v2.PipelineInfo.Details.last_exit:type_name -> pps_v2.WorkerExit
+	124, // 193: pps_v2.PipelineInfo.Details.next_start:type_name -> google.protobuf.Timestamp
+	124, // 194: pps_v2.PipelineInfo.Details.last_commit:type_name -> google.protobuf.Timestamp
+	132, // 195: pps_v2.PipelinePicker.PipelineName.project:type_name -> pfs_v2.ProjectPicker
+	122, // 196: pps_v2.Spout.Restart.initial_backoff:type_name -> google.protobuf.Duration
+	122, // 197: pps_v2.Spout.Restart.max_backoff:type_name -> google.protobuf.Duration
+	122, // 198: pps_v2.Spout.Restart.reset_after:type_name -> google.protobuf.Duration
+	117, // 199: pps_v2.Spout.Liveness.tcp:type_name -> pps_v2.Spout.Liveness.Tcp
+	118, // 200: pps_v2.Spout.Liveness.http:type_name -> pps_v2.Spout.Liveness.Http
+	119, // 201: pps_v2.Spout.Liveness.exec:type_name -> pps_v2.Spout.Liveness.Exec
+	122, // 202: pps_v2.Spout.Liveness.commit_every:type_name -> google.protobuf.Duration
+	122, // 203: pps_v2.Spout.Liveness.interval:type_name -> google.protobuf.Duration
+	122, // 204: pps_v2.Spout.Liveness.timeout:type_name -> google.protobuf.Duration
+	122, // 205: pps_v2.Spout.Liveness.initial_delay:type_name -> google.protobuf.Duration
+	122, // 206: pps_v2.Spout.CommitPolicy.interval:type_name -> google.protobuf.Duration
+	122, // 207: pps_v2.Spout.Retention.age:type_name -> google.protobuf.Duration
+	43,  // 208: pps_v2.API.InspectJob:input_type -> pps_v2.InspectJobRequest
+	44,  // 209: pps_v2.API.InspectJobSet:input_type -> pps_v2.InspectJobSetRequest
+	53,  // 210: pps_v2.API.ListJob:input_type -> pps_v2.ListJobRequest
+	54,  // 211: pps_v2.API.ListJobSet:input_type -> pps_v2.ListJobSetRequest
+	96,  // 212: pps_v2.API.SubscribeJob:input_type -> pps_v2.SubscribeJobRequest
+	27,  // 213: pps_v2.API.DeleteJob:input_type -> pps_v2.DeleteJobRequest
+	94,  // 214: pps_v2.API.StopJob:input_type -> pps_v2.StopJobRequest
+	42,  // 215: pps_v2.API.InspectDatum:input_type -> pps_v2.InspectDatumRequest
+	52,  // 216: pps_v2.API.ListDatum:input_type -> pps_v2.ListDatumRequest
+	16,  // 217: pps_v2.API.CreateDatum:input_type -> pps_v2.CreateDatumRequest
+	76,  // 218: pps_v2.API.RestartDatum:input_type -> pps_v2.RestartDatumRequest
+	74,  // 219: pps_v2.API.RerunPipeline:input_type -> pps_v2.RerunPipelineRequest
+	17,  // 220: pps_v2.API.CreatePipeline:input_type -> pps_v2.CreatePipelineRequest
+	19,  // 221: pps_v2.API.CreatePipelineV2:input_type -> pps_v2.CreatePipelineV2Request
+	45,  // 222: pps_v2.API.InspectPipeline:input_type -> pps_v2.InspectPipelineRequest
+	55,  // 223: pps_v2.API.ListPipeline:input_type -> pps_v2.ListPipelineRequest
+	28,  // 224: pps_v2.API.DeletePipeline:input_type -> pps_v2.DeletePipelineRequest
+	29,  // 225: pps_v2.API.DeletePipelines:input_type -> pps_v2.DeletePipelinesRequest
+	93,  // 226: pps_v2.API.StartPipeline:input_type -> pps_v2.StartPipelineRequest
+	95,  // 227: pps_v2.API.StopPipeline:input_type -> pps_v2.StopPipelineRequest
+	80,  // 228: pps_v2.API.RunPipeline:input_type -> pps_v2.RunPipelineRequest
+	77,  // 229: pps_v2.API.RunCron:input_type -> pps_v2.RunCronRequest
+	12,  // 230: pps_v2.API.CheckStatus:input_type -> pps_v2.CheckStatusRequest
+	21,  // 231: pps_v2.API.CreateSecret:input_type -> pps_v2.CreateSecretRequest
+	31,  // 232: pps_v2.API.DeleteSecret:input_type -> pps_v2.DeleteSecretRequest
+	134, // 233: pps_v2.API.ListSecret:input_type -> google.protobuf.Empty
+	46,  // 234: pps_v2.API.InspectSecret:input_type -> pps_v2.InspectSecretRequest
+	134, // 235: pps_v2.API.DeleteAll:input_type -> google.protobuf.Empty
+	37,  // 236: pps_v2.API.GetLogs:input_type -> pps_v2.GetLogsRequest
+	8,   // 237: pps_v2.API.ActivateAuth:input_type -> pps_v2.ActivateAuthRequest
+	100, // 238: pps_v2.API.UpdateJobState:input_type -> pps_v2.UpdateJobStateRequest
+	78,  // 239: pps_v2.API.RunLoadTest:input_type -> pps_v2.RunLoadTestRequest
+	134, // 240: pps_v2.API.RunLoadTestDefault:input_type -> google.protobuf.Empty
+	72,  // 241: pps_v2.API.RenderTemplate:input_type -> pps_v2.RenderTemplateRequest
+	135, // 242: pps_v2.API.ListTask:input_type -> taskapi.ListTaskRequest
+	58,  // 243: pps_v2.API.GetKubeEvents:input_type -> pps_v2.LokiRequest
+	58,  // 244: pps_v2.API.QueryLoki:input_type -> pps_v2.LokiRequest
+	35,  // 245: pps_v2.API.GetClusterDefaults:input_type -> pps_v2.GetClusterDefaultsRequest
+	87,  // 246: pps_v2.API.SetClusterDefaults:input_type -> pps_v2.SetClusterDefaultsRequest
+	38,  // 247: pps_v2.API.GetProjectDefaults:input_type -> pps_v2.GetProjectDefaultsRequest
+	89,  // 248: pps_v2.API.SetProjectDefaults:input_type -> pps_v2.SetProjectDefaultsRequest
+	68,  // 249: pps_v2.API.PipelinesSummary:input_type -> pps_v2.PipelinesSummaryRequest
+	48,  // 250: pps_v2.API.InspectJob:output_type -> pps_v2.JobInfo
+	48,  // 251: pps_v2.API.InspectJobSet:output_type -> pps_v2.JobInfo
+	48,  // 252: pps_v2.API.ListJob:output_type -> pps_v2.JobInfo
+	51,  // 253: pps_v2.API.ListJobSet:output_type -> pps_v2.JobSetInfo
+	48,  // 254: pps_v2.API.SubscribeJob:output_type -> pps_v2.JobInfo
+	134, // 255: pps_v2.API.DeleteJob:output_type -> google.protobuf.Empty
+	134, // 256: pps_v2.API.StopJob:output_type -> google.protobuf.Empty
+	24,  // 257: pps_v2.API.InspectDatum:output_type -> pps_v2.DatumInfo
+	24,  // 258: pps_v2.API.ListDatum:output_type -> pps_v2.DatumInfo
+	24,  // 259: pps_v2.API.CreateDatum:output_type -> pps_v2.DatumInfo
+	134, // 260: pps_v2.API.RestartDatum:output_type -> google.protobuf.Empty
+	134, // 261: pps_v2.API.RerunPipeline:output_type -> google.protobuf.Empty
+	134, // 262: pps_v2.API.CreatePipeline:output_type -> google.protobuf.Empty
+	20,  // 263: pps_v2.API.CreatePipelineV2:output_type -> pps_v2.CreatePipelineV2Response
+	63,  // 264: pps_v2.API.InspectPipeline:output_type -> pps_v2.PipelineInfo
+	63,  // 265: pps_v2.API.ListPipeline:output_type -> pps_v2.PipelineInfo
+	134, // 266: pps_v2.API.DeletePipeline:output_type -> google.protobuf.Empty
+	30,  // 267: pps_v2.API.DeletePipelines:output_type -> pps_v2.DeletePipelinesResponse
+	134, // 268: pps_v2.API.StartPipeline:output_type -> google.protobuf.Empty
+	134, // 269: pps_v2.API.StopPipeline:output_type -> google.protobuf.Empty
+	134, // 270: pps_v2.API.RunPipeline:output_type -> google.protobuf.Empty
+	134, // 271: pps_v2.API.RunCron:output_type -> google.protobuf.Empty
+	13,  // 272: pps_v2.API.CheckStatus:output_type -> pps_v2.CheckStatusResponse
+	134, // 273: pps_v2.API.CreateSecret:output_type -> google.protobuf.Empty
+	134, // 274: pps_v2.API.DeleteSecret:output_type -> google.protobuf.Empty
+	84,  // 275: pps_v2.API.ListSecret:output_type -> pps_v2.SecretInfos
+	83,  // 276: pps_v2.API.InspectSecret:output_type -> pps_v2.SecretInfo
+	134, // 277: pps_v2.API.DeleteAll:output_type -> google.protobuf.Empty
+	56,  // 278: pps_v2.API.GetLogs:output_type -> pps_v2.LogMessage
+	9,   // 279: pps_v2.API.ActivateAuth:output_type -> pps_v2.ActivateAuthResponse
+	134, // 280: pps_v2.API.UpdateJobState:output_type -> google.protobuf.Empty
+	79,  // 281: pps_v2.API.RunLoadTest:output_type -> pps_v2.RunLoadTestResponse
+	79,  // 282: pps_v2.API.RunLoadTestDefault:output_type -> pps_v2.RunLoadTestResponse
+	73,  // 283: pps_v2.API.RenderTemplate:output_type -> pps_v2.RenderTemplateResponse
+	136, // 284: pps_v2.API.ListTask:output_type -> taskapi.TaskInfo
+	57,  // 285: pps_v2.API.GetKubeEvents:output_type -> pps_v2.LokiLogMessage
+	57,  // 286: pps_v2.API.QueryLoki:output_type -> pps_v2.LokiLogMessage
+	36,  // 287: pps_v2.API.GetClusterDefaults:output_type -> pps_v2.GetClusterDefaultsResponse
+	88,  // 288: pps_v2.API.SetClusterDefaults:output_type -> pps_v2.SetClusterDefaultsResponse
+	39,  // 289: pps_v2.API.GetProjectDefaults:output_type -> pps_v2.GetProjectDefaultsResponse
+	90,  // 290: pps_v2.API.SetProjectDefaults:output_type -> pps_v2.SetProjectDefaultsResponse
+	69,  // 291: pps_v2.API.PipelinesSummary:output_type -> pps_v2.PipelinesSummaryResponse
+	250, // [250:292] is the sub-list for method output_type
+	208, // [208:250] is the sub-list for method input_type
+	208, // [208:208] is the sub-list for extension type_name
+	208, // [208:208] is the sub-list for extension extendee
+	0,   // [0:208] is the sub-list for field type_name
 }
 
 func init() { file_pps_v2_pps_proto_init() }
@@ -9260,7 +9414,7 @@ func file_pps_v2_pps_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pps_v2_pps_proto_rawDesc), len(file_pps_v2_pps_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   111,
+			NumMessages:   113,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -15,6 +15,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	anypb "google.golang.org/protobuf/types/known/anypb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -210,6 +211,187 @@ func (x *TriggerClock) GetNext() *timestamppb.Timestamp {
 	return nil
 }
 
+// CommitPolicy says when puts to a repo become commits (pps_v2.Spout.CommitPolicy);
+// without one each is a commit of its own. Zero means no such limit.
+type CommitPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interval      *durationpb.Duration   `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Files         int64                  `protobuf:"varint,3,opt,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitPolicy) Reset() {
+	*x = CommitPolicy{}
+	mi := &file_record_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitPolicy) ProtoMessage() {}
+
+func (x *CommitPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitPolicy.ProtoReflect.Descriptor instead.
+func (*CommitPolicy) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CommitPolicy) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *CommitPolicy) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CommitPolicy) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+// PolicyCommit is what a commit has that the server started under a policy, as
+// long as it is open.
+type PolicyCommit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of all puts to it so far.
+	Bytes int64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Files int64 `protobuf:"varint,2,opt,name=files,proto3" json:"files,omitempty"`
+	// Total size of all files in the commit: its record is complete at any time, as
+	// that of a finished one.
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// When it is finished at the latest; left out if the policy has no interval.
+	Due           *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=due,proto3" json:"due,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyCommit) Reset() {
+	*x = PolicyCommit{}
+	mi := &file_record_v1_record_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyCommit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyCommit) ProtoMessage() {}
+
+func (x *PolicyCommit) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyCommit.ProtoReflect.Descriptor instead.
+func (*PolicyCommit) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PolicyCommit) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PolicyCommit) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *PolicyCommit) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *PolicyCommit) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+// CommitDue says when an open commit is to be finished.
+type CommitDue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitDue) Reset() {
+	*x = CommitDue{}
+	mi := &file_record_v1_record_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitDue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitDue) ProtoMessage() {}
+
+func (x *CommitDue) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitDue.ProtoReflect.Descriptor instead.
+func (*CommitDue) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CommitDue) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // CommitRecord is a commit and the layers that make up its content.
 type CommitRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -232,14 +414,17 @@ type CommitRecord struct {
 	Forgotten bool `protobuf:"varint,7,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	// Who opened it and has not finished it, if it is somebody whose right to
 	// write may end (pfs.Writer); its commits are dropped then.
-	Writer        string `protobuf:"bytes,20,opt,name=writer,proto3" json:"writer,omitempty"`
+	Writer string `protobuf:"bytes,20,opt,name=writer,proto3" json:"writer,omitempty"`
+	// Set while the commit is open if the server started it under a policy; layers
+	// is then its whole content, and own_layers 0.
+	Policy        *PolicyCommit `protobuf:"bytes,21,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommitRecord) Reset() {
 	*x = CommitRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[3]
+	mi := &file_record_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -251,7 +436,7 @@ func (x *CommitRecord) String() string {
 func (*CommitRecord) ProtoMessage() {}
 
 func (x *CommitRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[3]
+	mi := &file_record_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -264,7 +449,7 @@ func (x *CommitRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRecord.ProtoReflect.Descriptor instead.
 func (*CommitRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CommitRecord) GetInfo() *pfs_v2.CommitInfo {
@@ -323,6 +508,13 @@ func (x *CommitRecord) GetWriter() string {
 	return ""
 }
 
+func (x *CommitRecord) GetPolicy() *PolicyCommit {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
 // LayerRef points from a commit to one of its layers.
 type LayerRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -340,7 +532,7 @@ type LayerRef struct {
 
 func (x *LayerRef) Reset() {
 	*x = LayerRef{}
-	mi := &file_record_v1_record_proto_msgTypes[4]
+	mi := &file_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +544,7 @@ func (x *LayerRef) String() string {
 func (*LayerRef) ProtoMessage() {}
 
 func (x *LayerRef) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[4]
+	mi := &file_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +557,7 @@ func (x *LayerRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerRef.ProtoReflect.Descriptor instead.
 func (*LayerRef) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LayerRef) GetId() []byte {
@@ -410,7 +602,7 @@ type LayerRecord struct {
 
 func (x *LayerRecord) Reset() {
 	*x = LayerRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[5]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +614,7 @@ func (x *LayerRecord) String() string {
 func (*LayerRecord) ProtoMessage() {}
 
 func (x *LayerRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[5]
+	mi := &file_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +627,7 @@ func (x *LayerRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerRecord.ProtoReflect.Descriptor instead.
 func (*LayerRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LayerRecord) GetBody() isLayerRecord_Body {
@@ -494,7 +686,7 @@ type LayerObject struct {
 
 func (x *LayerObject) Reset() {
 	*x = LayerObject{}
-	mi := &file_record_v1_record_proto_msgTypes[6]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +698,7 @@ func (x *LayerObject) String() string {
 func (*LayerObject) ProtoMessage() {}
 
 func (x *LayerObject) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[6]
+	mi := &file_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +711,7 @@ func (x *LayerObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerObject.ProtoReflect.Descriptor instead.
 func (*LayerObject) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LayerObject) GetKey() string {
@@ -540,8 +732,8 @@ func (x *LayerObject) GetSize() uint64 {
 type IdempotencyRecord struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	CommitId string                 `protobuf:"bytes,1,opt,name=commit_id,json=commitId,proto3" json:"commit_id,omitempty"`
-	// The order of that commit, which also places the record among all others in
-	// time.
+	// Places the record among all others in time: the order of that commit, or of the
+	// put if the commit consists of several.
 	Order string `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`
 	// 16 bytes that stand for the operations that made the commit.
 	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -551,7 +743,7 @@ type IdempotencyRecord struct {
 
 func (x *IdempotencyRecord) Reset() {
 	*x = IdempotencyRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +755,7 @@ func (x *IdempotencyRecord) String() string {
 func (*IdempotencyRecord) ProtoMessage() {}
 
 func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[7]
+	mi := &file_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +768,7 @@ func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdempotencyRecord.ProtoReflect.Descriptor instead.
 func (*IdempotencyRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IdempotencyRecord) GetCommitId() string {
@@ -615,7 +807,7 @@ type FileSetRecord struct {
 
 func (x *FileSetRecord) Reset() {
 	*x = FileSetRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[8]
+	mi := &file_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +819,7 @@ func (x *FileSetRecord) String() string {
 func (*FileSetRecord) ProtoMessage() {}
 
 func (x *FileSetRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[8]
+	mi := &file_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +832,7 @@ func (x *FileSetRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSetRecord.ProtoReflect.Descriptor instead.
 func (*FileSetRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FileSetRecord) GetLayers() []*LayerRef {
@@ -678,7 +870,7 @@ type CacheRecord struct {
 
 func (x *CacheRecord) Reset() {
 	*x = CacheRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[9]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +882,7 @@ func (x *CacheRecord) String() string {
 func (*CacheRecord) ProtoMessage() {}
 
 func (x *CacheRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[9]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +895,7 @@ func (x *CacheRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CacheRecord.ProtoReflect.Descriptor instead.
 func (*CacheRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CacheRecord) GetValue() *anypb.Any {
@@ -749,7 +941,7 @@ type PipelineRecord struct {
 
 func (x *PipelineRecord) Reset() {
 	*x = PipelineRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[10]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +953,7 @@ func (x *PipelineRecord) String() string {
 func (*PipelineRecord) ProtoMessage() {}
 
 func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[10]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +966,7 @@ func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRecord.ProtoReflect.Descriptor instead.
 func (*PipelineRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PipelineRecord) GetInfo() *pps_v2.PipelineInfo {
@@ -823,7 +1015,7 @@ type PipelineStatus struct {
 
 func (x *PipelineStatus) Reset() {
 	*x = PipelineStatus{}
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1027,7 @@ func (x *PipelineStatus) String() string {
 func (*PipelineStatus) ProtoMessage() {}
 
 func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1040,7 @@ func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineStatus.ProtoReflect.Descriptor instead.
 func (*PipelineStatus) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PipelineStatus) GetState() pps_v2.PipelineState {
@@ -944,7 +1136,7 @@ type SecretRecord struct {
 
 func (x *SecretRecord) Reset() {
 	*x = SecretRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1148,7 @@ func (x *SecretRecord) String() string {
 func (*SecretRecord) ProtoMessage() {}
 
 func (x *SecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1161,7 @@ func (x *SecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
 func (*SecretRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SecretRecord) GetInfo() *pps_v2.SecretInfo {
@@ -1015,7 +1207,7 @@ type GarbageRun struct {
 
 func (x *GarbageRun) Reset() {
 	*x = GarbageRun{}
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1219,7 @@ func (x *GarbageRun) String() string {
 func (*GarbageRun) ProtoMessage() {}
 
 func (x *GarbageRun) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1232,7 @@ func (x *GarbageRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageRun.ProtoReflect.Descriptor instead.
 func (*GarbageRun) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GarbageRun) GetId() string {
@@ -1099,7 +1291,7 @@ type GarbageMember struct {
 
 func (x *GarbageMember) Reset() {
 	*x = GarbageMember{}
-	mi := &file_record_v1_record_proto_msgTypes[14]
+	mi := &file_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1303,7 @@ func (x *GarbageMember) String() string {
 func (*GarbageMember) ProtoMessage() {}
 
 func (x *GarbageMember) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[14]
+	mi := &file_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1316,7 @@ func (x *GarbageMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageMember.ProtoReflect.Descriptor instead.
 func (*GarbageMember) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GarbageMember) GetRun() string {
@@ -1165,7 +1357,7 @@ type GarbageReport struct {
 
 func (x *GarbageReport) Reset() {
 	*x = GarbageReport{}
-	mi := &file_record_v1_record_proto_msgTypes[15]
+	mi := &file_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1369,7 @@ func (x *GarbageReport) String() string {
 func (*GarbageReport) ProtoMessage() {}
 
 func (x *GarbageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[15]
+	mi := &file_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1382,7 @@ func (x *GarbageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GarbageReport.ProtoReflect.Descriptor instead.
 func (*GarbageReport) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GarbageReport) GetStarted() *timestamppb.Timestamp {
@@ -1250,7 +1442,7 @@ type DaemonRecord struct {
 
 func (x *DaemonRecord) Reset() {
 	*x = DaemonRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[16]
+	mi := &file_record_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1454,7 @@ func (x *DaemonRecord) String() string {
 func (*DaemonRecord) ProtoMessage() {}
 
 func (x *DaemonRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[16]
+	mi := &file_record_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1467,7 @@ func (x *DaemonRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonRecord.ProtoReflect.Descriptor instead.
 func (*DaemonRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DaemonRecord) GetId() string {
@@ -1318,7 +1510,7 @@ type LoginRecord struct {
 
 func (x *LoginRecord) Reset() {
 	*x = LoginRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[17]
+	mi := &file_record_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1522,7 @@ func (x *LoginRecord) String() string {
 func (*LoginRecord) ProtoMessage() {}
 
 func (x *LoginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[17]
+	mi := &file_record_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1535,7 @@ func (x *LoginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRecord.ProtoReflect.Descriptor instead.
 func (*LoginRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LoginRecord) GetExpires() *timestamppb.Timestamp {
@@ -1403,7 +1595,7 @@ type LoginUser struct {
 
 func (x *LoginUser) Reset() {
 	*x = LoginUser{}
-	mi := &file_record_v1_record_proto_msgTypes[18]
+	mi := &file_record_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1607,7 @@ func (x *LoginUser) String() string {
 func (*LoginUser) ProtoMessage() {}
 
 func (x *LoginUser) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[18]
+	mi := &file_record_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1620,7 @@ func (x *LoginUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginUser.ProtoReflect.Descriptor instead.
 func (*LoginUser) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LoginUser) GetEmail() string {
@@ -1463,7 +1655,7 @@ var File_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x16record_v1/record.proto\x12\trecord_v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10pfs_v2/pfs.proto\x1a\x10pps_v2/pps.proto\"\x9c\x01\n" +
+	"\x16record_v1/record.proto\x12\trecord_v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10pfs_v2/pfs.proto\x1a\x10pps_v2/pps.proto\"\x9c\x01\n" +
 	"\x06Format\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -1475,7 +1667,19 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x11direct_subvenance\x18\x02 \x03(\v2\x0e.pfs_v2.BranchR\x10directSubvenance\x12\x1a\n" +
 	"\btriggers\x18\x03 \x03(\tR\btriggers\">\n" +
 	"\fTriggerClock\x12.\n" +
-	"\x04next\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"\x80\x02\n" +
+	"\x04next\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"q\n" +
+	"\fCommitPolicy\x125\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05files\x18\x03 \x01(\x03R\x05files\"\x87\x01\n" +
+	"\fPolicyCommit\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05files\x18\x02 \x01(\x03R\x05files\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12,\n" +
+	"\x03due\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\"7\n" +
+	"\tCommitDue\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xb1\x02\n" +
 	"\fCommitRecord\x12&\n" +
 	"\x04info\x18\x01 \x01(\v2\x12.pfs_v2.CommitInfoR\x04info\x12\x16\n" +
 	"\x06branch\x18\x02 \x01(\tR\x06branch\x12\x14\n" +
@@ -1485,7 +1689,8 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"own_layers\x18\x05 \x01(\rR\townLayers\x12\x18\n" +
 	"\aordinal\x18\x06 \x01(\x04R\aordinal\x12\x1c\n" +
 	"\tforgotten\x18\a \x01(\bR\tforgotten\x12\x16\n" +
-	"\x06writer\x18\x14 \x01(\tR\x06writer\"q\n" +
+	"\x06writer\x18\x14 \x01(\tR\x06writer\x12/\n" +
+	"\x06policy\x18\x15 \x01(\v2\x17.record_v1.PolicyCommitR\x06policy\"q\n" +
 	"\bLayerRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rencoded_bytes\x18\x02 \x01(\x04R\fencodedBytes\x12\x18\n" +
@@ -1591,67 +1796,75 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
 	(*TriggerClock)(nil),          // 2: record_v1.TriggerClock
-	(*CommitRecord)(nil),          // 3: record_v1.CommitRecord
-	(*LayerRef)(nil),              // 4: record_v1.LayerRef
-	(*LayerRecord)(nil),           // 5: record_v1.LayerRecord
-	(*LayerObject)(nil),           // 6: record_v1.LayerObject
-	(*IdempotencyRecord)(nil),     // 7: record_v1.IdempotencyRecord
-	(*FileSetRecord)(nil),         // 8: record_v1.FileSetRecord
-	(*CacheRecord)(nil),           // 9: record_v1.CacheRecord
-	(*PipelineRecord)(nil),        // 10: record_v1.PipelineRecord
-	(*PipelineStatus)(nil),        // 11: record_v1.PipelineStatus
-	(*SecretRecord)(nil),          // 12: record_v1.SecretRecord
-	(*GarbageRun)(nil),            // 13: record_v1.GarbageRun
-	(*GarbageMember)(nil),         // 14: record_v1.GarbageMember
-	(*GarbageReport)(nil),         // 15: record_v1.GarbageReport
-	(*DaemonRecord)(nil),          // 16: record_v1.DaemonRecord
-	(*LoginRecord)(nil),           // 17: record_v1.LoginRecord
-	(*LoginUser)(nil),             // 18: record_v1.LoginUser
-	nil,                           // 19: record_v1.SecretRecord.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 21: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 22: pfs_v2.Branch
-	(*pfs_v2.CommitInfo)(nil),     // 23: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 24: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 25: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 26: pps_v2.PipelineState
-	(*pps_v2.WorkerExit)(nil),     // 27: pps_v2.WorkerExit
-	(*pps_v2.SecretInfo)(nil),     // 28: pps_v2.SecretInfo
+	(*CommitPolicy)(nil),          // 3: record_v1.CommitPolicy
+	(*PolicyCommit)(nil),          // 4: record_v1.PolicyCommit
+	(*CommitDue)(nil),             // 5: record_v1.CommitDue
+	(*CommitRecord)(nil),          // 6: record_v1.CommitRecord
+	(*LayerRef)(nil),              // 7: record_v1.LayerRef
+	(*LayerRecord)(nil),           // 8: record_v1.LayerRecord
+	(*LayerObject)(nil),           // 9: record_v1.LayerObject
+	(*IdempotencyRecord)(nil),     // 10: record_v1.IdempotencyRecord
+	(*FileSetRecord)(nil),         // 11: record_v1.FileSetRecord
+	(*CacheRecord)(nil),           // 12: record_v1.CacheRecord
+	(*PipelineRecord)(nil),        // 13: record_v1.PipelineRecord
+	(*PipelineStatus)(nil),        // 14: record_v1.PipelineStatus
+	(*SecretRecord)(nil),          // 15: record_v1.SecretRecord
+	(*GarbageRun)(nil),            // 16: record_v1.GarbageRun
+	(*GarbageMember)(nil),         // 17: record_v1.GarbageMember
+	(*GarbageReport)(nil),         // 18: record_v1.GarbageReport
+	(*DaemonRecord)(nil),          // 19: record_v1.DaemonRecord
+	(*LoginRecord)(nil),           // 20: record_v1.LoginRecord
+	(*LoginUser)(nil),             // 21: record_v1.LoginUser
+	nil,                           // 22: record_v1.SecretRecord.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 24: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 25: pfs_v2.Branch
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*pfs_v2.CommitInfo)(nil),     // 27: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 28: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 29: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 30: pps_v2.PipelineState
+	(*pps_v2.WorkerExit)(nil),     // 31: pps_v2.WorkerExit
+	(*pps_v2.SecretInfo)(nil),     // 32: pps_v2.SecretInfo
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	20, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	21, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	22, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	20, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	23, // 4: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
-	4,  // 5: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
-	6,  // 6: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
-	4,  // 7: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	20, // 8: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	24, // 9: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
-	8,  // 10: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	25, // 11: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	26, // 12: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	20, // 13: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	20, // 14: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	27, // 15: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
-	28, // 16: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
-	19, // 17: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
-	20, // 18: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
-	20, // 19: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
-	20, // 20: record_v1.LoginRecord.expires:type_name -> google.protobuf.Timestamp
-	18, // 21: record_v1.LoginRecord.user:type_name -> record_v1.LoginUser
-	20, // 22: record_v1.LoginUser.expires:type_name -> google.protobuf.Timestamp
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	23, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	24, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	25, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	23, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	26, // 4: record_v1.CommitPolicy.interval:type_name -> google.protobuf.Duration
+	23, // 5: record_v1.PolicyCommit.due:type_name -> google.protobuf.Timestamp
+	23, // 6: record_v1.CommitDue.at:type_name -> google.protobuf.Timestamp
+	27, // 7: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	7,  // 8: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
+	4,  // 9: record_v1.CommitRecord.policy:type_name -> record_v1.PolicyCommit
+	9,  // 10: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
+	7,  // 11: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
+	23, // 12: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	28, // 13: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	11, // 14: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
+	29, // 15: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	30, // 16: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	23, // 17: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	23, // 18: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	31, // 19: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
+	32, // 20: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
+	22, // 21: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
+	23, // 22: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	23, // 23: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	23, // 24: record_v1.LoginRecord.expires:type_name -> google.protobuf.Timestamp
+	21, // 25: record_v1.LoginRecord.user:type_name -> record_v1.LoginUser
+	23, // 26: record_v1.LoginUser.expires:type_name -> google.protobuf.Timestamp
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -1659,7 +1872,7 @@ func file_record_v1_record_proto_init() {
 	if File_record_v1_record_proto != nil {
 		return
 	}
-	file_record_v1_record_proto_msgTypes[5].OneofWrappers = []any{
+	file_record_v1_record_proto_msgTypes[8].OneofWrappers = []any{
 		(*LayerRecord_Inline)(nil),
 		(*LayerRecord_Object)(nil),
 	}
@@ -1669,7 +1882,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
