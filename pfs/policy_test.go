@@ -350,3 +350,28 @@ func TestPolicy_AWriterThatEndedLeavesItsPuts(t *testing.T) {
 	m.must(nil, m.svc.Update(limit(t), func(tx *Txn) error { return tx.DropOpenHead(branchOf("r@master")) }))
 	m.wantTree(commitOf("r@master"), "/ /a=1 /c=3")
 }
+
+// TestPolicy_TwinsInOneGroup are one put, also if both come before either is written.
+func TestPolicy_TwinsInOneGroup(t *testing.T) {
+	m := newMeta(t)
+	m.repo("r")
+	m.policy("r", &CommitPolicy{Files: 10})
+	branch := NormalizeBranch(branchOf("r@master"))
+	var group []*oneShot
+	for range 2 {
+		w := m.svc.files.NewWriter(t.Context())
+		defer w.Abort()
+		m.must(nil, w.Append("/a", DefaultDatum, []byte("x")))
+		layers, err := w.Finish()
+		m.must(layers, err)
+		group = append(group, &oneShot{ctx: limit(t), layers: layers, once: &once{branch: branch, key: "k", digest: []byte("d")}, done: make(chan error, 1)})
+	}
+	m.svc.commitGroup(limit(t), branch, group)
+	for _, o := range group {
+		m.must(nil, <-o.done)
+	}
+	if group[0].once.commit != group[1].once.commit {
+		t.Errorf("they are in %s and %s", group[0].once.commit, group[1].once.commit)
+	}
+	m.wantLine("r@master", "/ /a=x open")
+}
