@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"strings"
+	"time"
 )
 
 // Caller is who a request comes from.
@@ -15,20 +16,34 @@ type Caller struct {
 // Anonymous tells whether nobody is known to have called.
 func (c Caller) Anonymous() bool { return c.Subject == "" }
 
-// internal tells whether it is the daemon itself.
-func (c Caller) internal() bool { return strings.HasPrefix(c.Subject, internalPrefix) }
+// Identity is what a token says of whoever sends it.
+type Identity struct {
+	Subject    string
+	Expiration time.Time // zero if the token does not expire
+	// Key names the token where it is kept, for Changed.
+	Key string
+}
 
 type callerKey struct{}
 
 // known is what a context knows of its caller.
 type known struct {
 	Identity
-	err error // why the token that was sent is not accepted
+	err error // why nobody is known: the token that was sent is not accepted
 }
+
+// internal tells whether it is the daemon itself.
+func (k *known) internal() bool { return strings.HasPrefix(k.Subject, internalPrefix) }
 
 // WithCaller makes what is done in the context the work of a caller.
 func WithCaller(ctx context.Context, c Caller) context.Context {
-	return context.WithValue(ctx, callerKey{}, &known{Identity: Identity{Subject: c.Subject}})
+	return WithIdentity(ctx, Identity{Subject: c.Subject}, nil)
+}
+
+// WithIdentity is WithCaller of whoever sent a token. If there is none, err is what
+// they learn when a call needs one; nil is that they sent none.
+func WithIdentity(ctx context.Context, id Identity, err error) context.Context {
+	return context.WithValue(ctx, callerKey{}, &known{Identity: id, err: err})
 }
 
 // CallerOf gives the caller that the context was given.
@@ -44,4 +59,18 @@ func CallerOf(ctx context.Context) (Caller, bool) {
 // part that name says. It may do everything.
 func Internal(ctx context.Context, name string) context.Context {
 	return WithCaller(ctx, Caller{Subject: internalPrefix + name})
+}
+
+// authenticated gives the caller of ctx, or the error of one who is not known.
+func authenticated(ctx context.Context) (*known, error) {
+	k, ok := ctx.Value(callerKey{}).(*known)
+	switch {
+	case !ok:
+		return nil, errNoMetadata
+	case k.Subject != "":
+		return k, nil
+	case k.err != nil:
+		return nil, k.err
+	}
+	return nil, ErrNoToken
 }

@@ -21,20 +21,21 @@ const (
 	maxClientID    = 256
 )
 
-// identityServer is identity_v2.API of a server without auth. What `pachctl auth
-// activate` sets up is kept and given back; there are no identity providers, and
-// calls about them say that auth is off.
+// identityServer is identity_v2.API. What `pachctl auth activate` sets up is kept
+// and given back; there are no identity providers, and calls about them say so.
 type identityServer struct {
 	identitypb.UnimplementedAPIServer
 
+	auth    *Service
 	store   *store.Store
 	config  store.Collection[*identitypb.IdentityServerConfig]
 	clients store.Collection[*identitypb.OIDCClient]
 }
 
-func newIdentityServer(st *store.Store) *identityServer {
+func newIdentityServer(s *Service) *identityServer {
 	return &identityServer{
-		store:   st,
+		auth:    s,
+		store:   s.store,
 		config:  store.NewCollection[*identitypb.IdentityServerConfig](identityPrefix),
 		clients: store.NewCollection[*identitypb.OIDCClient](clientPrefix),
 	}
@@ -119,34 +120,42 @@ func (s *identityServer) DeleteAll(ctx context.Context, _ *identitypb.DeleteAllR
 	return &identitypb.DeleteAllResponse{}, nil
 }
 
-func (*identityServer) CreateIDPConnector(context.Context, *identitypb.CreateIDPConnectorRequest) (*identitypb.CreateIDPConnectorResponse, error) {
-	return nil, ErrNotActivated
+// notServed answers calls about what there is none of.
+func (s *identityServer) notServed() error {
+	if !s.auth.Active() {
+		return ErrNotActivated
+	}
+	return status.Error(codes.Unimplemented, "identity providers and their clients are not managed by this server: it keeps what CreateOIDCClient and SetIdentityServerConfig are given")
 }
 
-func (*identityServer) UpdateIDPConnector(context.Context, *identitypb.UpdateIDPConnectorRequest) (*identitypb.UpdateIDPConnectorResponse, error) {
-	return nil, ErrNotActivated
+func (s *identityServer) CreateIDPConnector(context.Context, *identitypb.CreateIDPConnectorRequest) (*identitypb.CreateIDPConnectorResponse, error) {
+	return nil, s.notServed()
 }
 
-func (*identityServer) GetIDPConnector(context.Context, *identitypb.GetIDPConnectorRequest) (*identitypb.GetIDPConnectorResponse, error) {
-	return nil, ErrNotActivated
+func (s *identityServer) UpdateIDPConnector(context.Context, *identitypb.UpdateIDPConnectorRequest) (*identitypb.UpdateIDPConnectorResponse, error) {
+	return nil, s.notServed()
 }
 
-func (*identityServer) DeleteIDPConnector(context.Context, *identitypb.DeleteIDPConnectorRequest) (*identitypb.DeleteIDPConnectorResponse, error) {
-	return nil, ErrNotActivated
+func (s *identityServer) GetIDPConnector(context.Context, *identitypb.GetIDPConnectorRequest) (*identitypb.GetIDPConnectorResponse, error) {
+	return nil, s.notServed()
 }
 
-func (*identityServer) UpdateOIDCClient(context.Context, *identitypb.UpdateOIDCClientRequest) (*identitypb.UpdateOIDCClientResponse, error) {
-	return nil, ErrNotActivated
+func (s *identityServer) DeleteIDPConnector(context.Context, *identitypb.DeleteIDPConnectorRequest) (*identitypb.DeleteIDPConnectorResponse, error) {
+	return nil, s.notServed()
 }
 
-func (*identityServer) GetOIDCClient(context.Context, *identitypb.GetOIDCClientRequest) (*identitypb.GetOIDCClientResponse, error) {
-	return nil, ErrNotActivated
+func (s *identityServer) UpdateOIDCClient(context.Context, *identitypb.UpdateOIDCClientRequest) (*identitypb.UpdateOIDCClientResponse, error) {
+	return nil, s.notServed()
 }
 
-func (*identityServer) ListOIDCClients(context.Context, *identitypb.ListOIDCClientsRequest) (*identitypb.ListOIDCClientsResponse, error) {
-	return nil, ErrNotActivated
+func (s *identityServer) GetOIDCClient(context.Context, *identitypb.GetOIDCClientRequest) (*identitypb.GetOIDCClientResponse, error) {
+	return nil, s.notServed()
 }
 
-func (*identityServer) DeleteOIDCClient(context.Context, *identitypb.DeleteOIDCClientRequest) (*identitypb.DeleteOIDCClientResponse, error) {
-	return nil, ErrNotActivated
+func (s *identityServer) ListOIDCClients(context.Context, *identitypb.ListOIDCClientsRequest) (*identitypb.ListOIDCClientsResponse, error) {
+	return nil, s.notServed()
+}
+
+func (s *identityServer) DeleteOIDCClient(context.Context, *identitypb.DeleteOIDCClientRequest) (*identitypb.DeleteOIDCClientResponse, error) {
+	return nil, s.notServed()
 }

@@ -42,6 +42,9 @@ type Config struct {
 	// SecretKeyFile holds the key that secrets are encrypted with; empty means a file
 	// of DataDir, made at the first start.
 	SecretKeyFile string
+	// RootToken is the only token of the root user, if auth is or is turned on; empty
+	// lets whoever turns it on choose.
+	RootToken string
 	// Grace is how long a worker has between SIGTERM and SIGKILL.
 	Grace time.Duration
 	// GCInterval is the time between two garbage collections; negative for none.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,9 +67,25 @@ func newGateway(ctx context.Context, dial func(context.Context) (net.Conn, error
 	})
 	root.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Set(forwardedFor, r.RemoteAddr)
+		forwardToken(r.Header)
 		mux.ServeHTTP(w, r)
 	})
 	return root, conn.Close, nil
+}
+
+// forwardToken lets a REST caller send its token as a bearer token too. One that is
+// sent both ways differently is refused as two tokens are.
+func forwardToken(h http.Header) {
+	sent := h.Values(tokenKey)
+	for _, v := range h.Values("Authorization") {
+		scheme, token, _ := strings.Cut(v, " ")
+		token = strings.TrimSpace(token)
+		if strings.EqualFold(scheme, "Bearer") && token != "" && !slices.Contains(sent, token) {
+			h.Add(tokenKey, token)
+			sent = append(sent, token)
+		}
+	}
+	h.Del("Authorization")
 }
 
 // hopByHop are headers that belong to one connection (RFC 9110, section 7.6.1)

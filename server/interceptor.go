@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +18,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/minipachd/minipachd/auth"
 )
 
 // oldClient answers methods of the 1.x packages (pfs.API, pps.API, ...).
@@ -25,28 +28,47 @@ const oldClient = "this server is running pachyderm 2.x, but your client appears
 // guard is the one place that every request passes: it turns panics and errors
 // without a status into one, and writes one log line.
 type guard struct {
-	log *zap.Logger
+	log      *zap.Logger
+	auth     *auth.Service
+	handlers sync.WaitGroup // of streams
+}
+
+// panicked carries a panic from one goroutine to another.
+type panicked struct {
+	value any
+	stack []byte
 }
 
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() { g.finish(ctx, info.FullMethod, start, recover(), &err) }()
-	return next(identify(ctx), req)
+	ctx, _, err = g.identify(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
 }
 
 func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	start := time.Now()
 	defer func() { g.finish(ss.Context(), info.FullMethod, start, recover(), &err) }()
-	return next(srv, &identified{ServerStream: ss, ctx: identify(ss.Context())})
+	if srv == nil {
+		return next(srv, ss) // no service has the method: the answer says so
+	}
+	return g.supervise(srv, ss, info.FullMethod, next)
 }
 
 // finish gives the request its final status and its log line.
-func (g *guard) finish(ctx context.Context, method string, start time.Time, panicked any, err *error) {
+func (g *guard) finish(ctx context.Context, method string, start time.Time, caught any, err *error) {
 	fields := []zap.Field{zap.String("method", method)}
-	if panicked != nil {
+	if caught != nil {
+		p, ok := caught.(*panicked)
+		if !ok {
+			p = &panicked{value: caught, stack: debug.Stack()}
+		}
 		id := rand.Text()[:12]
 		*err = status.Errorf(codes.Internal, "internal error %s: the daemon's log has the details under this id", id)
-		fields = append(fields, zap.String("error_id", id), zap.Any("panic", panicked), zap.String("stack", string(debug.Stack())))
+		fields = append(fields, zap.String("error_id", id), zap.Any("panic", p.value), zap.String("stack", string(p.stack)))
 	}
 	if *err != nil {
 		*err = toStatus(*err)

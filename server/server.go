@@ -27,6 +27,7 @@ import (
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/frame"
 	"github.com/minipachd/minipachd/pps"
+	"github.com/minipachd/minipachd/pps/fence"
 	"github.com/minipachd/minipachd/pps/logs"
 	"github.com/minipachd/minipachd/pps/runtime/process"
 	"github.com/minipachd/minipachd/pps/scheduler"
@@ -55,6 +56,8 @@ type Server struct {
 	store    *store.Store
 	bucket   chunk.Bucket
 	auth     *auth.Service
+	fences   *fence.Table
+	guard    *guard
 	pfs      *pfs.Service
 	pps      *pps.Service
 	logs     *logs.Store
@@ -99,14 +102,18 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.bucket, err = openBucket(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
-	s.auth = auth.New(auth.Config{Store: s.store, Logger: s.log.Named("auth")})
+	s.fences = fence.NewTable(s.store, func(key string) { s.auth.Changed(key) })
+	s.auth = auth.New(auth.Config{Store: s.store, Logger: s.log.Named("auth"), RootToken: cfg.RootToken, Resolve: s.resolveWorker})
+	if err = s.auth.Init(ctx); err != nil {
+		return nil, err
+	}
 	if s.pfs, err = pfs.New(pfs.Config{
 		Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs"),
 		Room: s.store.Room, GC: cfg.gc(), URLs: cfg.URLs, Idempotency: cfg.Idempotency,
 	}); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
 	}
-	if err = s.pfs.Init(ctx); err != nil {
+	if err = s.pfs.Init(auth.Internal(ctx, "pfs")); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
 	}
 	key, err := s.secretKey()
@@ -210,7 +217,8 @@ func etcdTLS(cfg Config) (*tls.Config, error) {
 
 // newGRPC makes the gRPC server with every service on it.
 func (s *Server) newGRPC() *grpc.Server {
-	g := &guard{log: s.log.Named("grpc")}
+	g := &guard{log: s.log.Named("grpc"), auth: s.auth}
+	s.guard = g
 	transactions := transaction.New(transaction.Config{Store: s.store, PFS: s.pfs, Pipelines: s.pps})
 	attached := metadata.New(s.pfs, s.pps)
 	srv := grpc.NewServer(
@@ -297,9 +305,11 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return split.Run(serving) })
 	g.Go(func() error { return ignoreClosed(s.grpc.Serve(split.grpc)) })
 	g.Go(func() error { return ignoreClosed(web.Serve(split.http)) })
-	g.Go(func() error { return s.pfs.Run(serving) })
+	g.Go(func() error { return s.auth.Run(serving) })
+	g.Go(func() error { return s.fences.Run(serving) })
+	g.Go(func() error { return s.pfs.Run(auth.Internal(serving, "pfs")) })
 	g.Go(func() error {
-		err := s.sched.Run(gctx)
+		err := s.sched.Run(auth.Internal(gctx, "scheduler"))
 		s.health.Shutdown()
 		s.drain(web)
 		stopServing()
@@ -307,7 +317,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	})
 	g.Go(func() error {
 		for _, file := range s.cfg.Apply {
-			if err := s.applyFile(gctx, file); err != nil {
+			if err := s.applyFile(auth.Internal(gctx, "apply"), file); err != nil {
 				return err
 			}
 		}
@@ -341,6 +351,7 @@ func (s *Server) drain(web *http.Server) {
 		s.grpc.Stop()
 		<-done
 	}
+	s.guard.handlers.Wait()
 }
 
 func ignoreClosed(err error) error {

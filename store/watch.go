@@ -13,7 +13,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/proto"
 )
 
 // Event is one change that a watch reports.
@@ -36,7 +35,22 @@ const (
 // changes away, it lists anew and reports what differs from what it reported
 // before, deletions included, followed by Synced again.
 func (c Collection[T]) Watch(ctx context.Context, s *Store, sub string, fn func(Event[T]) error) error {
-	w := &watcher[T]{c: c, s: s, sub: sub, fn: fn, known: map[string]int64{}}
+	w := &watcher[T]{s: s, prefix: c.prefix, sub: sub, decode: c.decode, fn: fn, known: map[string]int64{}}
+	return w.follow(ctx)
+}
+
+// Watch is Collection.Watch of the plain values of all keys that begin with prefix.
+// The keys of its events are whole.
+func (s *Store) Watch(ctx context.Context, prefix string, fn func(Event[[]byte]) error) error {
+	w := &watcher[[]byte]{
+		s: s, sub: prefix, fn: fn, known: map[string]int64{},
+		decode: func(_ string, b []byte) ([]byte, error) { return b, nil },
+	}
+	return w.follow(ctx)
+}
+
+// follow watches until ctx ends or fn has enough.
+func (w *watcher[T]) follow(ctx context.Context) error {
 	wait := watchRetryFirst
 	for {
 		start := time.Now()
@@ -52,7 +66,7 @@ func (c Collection[T]) Watch(ctx context.Context, s *Store, sub string, fn func(
 			wait = watchRetryFirst
 		}
 		if !errors.Is(err, rpctypes.ErrCompacted) {
-			s.log.Warn("watch was interrupted, listing anew", zap.String("prefix", c.prefix+sub), zap.Error(err))
+			w.s.log.Warn("watch was interrupted, listing anew", zap.String("prefix", w.prefix+w.sub), zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -84,12 +98,13 @@ type stopError struct{ err error }
 func (e *stopError) Error() string { return e.err.Error() }
 
 // watcher is one Watch over all its reconnects.
-type watcher[T proto.Message] struct {
-	c     Collection[T]
-	s     *Store
-	sub   string
-	fn    func(Event[T]) error
-	known map[string]int64 // reported keys and their revisions
+type watcher[T any] struct {
+	s      *Store
+	prefix string // of the collection
+	sub    string
+	decode func(key string, b []byte) (T, error)
+	fn     func(Event[T]) error
+	known  map[string]int64 // reported keys and their revisions
 }
 
 // run lists once and then follows changes until something fails.
@@ -100,7 +115,7 @@ func (w *watcher[T]) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	prefix := w.s.prefix + w.c.prefix + w.sub
+	prefix := w.s.prefix + w.prefix + w.sub
 	changes := w.s.client.Watch(clientv3.WithRequireLeader(ctx), prefix,
 		clientv3.WithRange(prefixEnd(prefix)), clientv3.WithRev(rev+1))
 	for resp := range changes {
@@ -124,15 +139,20 @@ func (w *watcher[T]) list(ctx context.Context) (int64, error) {
 	gone := maps.Clone(w.known)
 	var rev int64
 	err := w.s.View(ctx, func(tx *Txn) error {
-		for item, err := range w.c.Scan(tx, w.sub, ScanOptions{}) {
+		for kv, err := range tx.Scan(w.prefix+w.sub, ScanOptions{}) {
 			if err != nil {
 				return err
 			}
-			delete(gone, item.Key)
-			if w.known[item.Key] == item.Revision {
+			key := kv.Key[len(w.prefix):]
+			delete(gone, key)
+			if w.known[key] == kv.ModRevision {
 				continue
 			}
-			if err := w.report(Event[T]{Key: item.Key, Value: item.Value, Revision: item.Revision}); err != nil {
+			value, err := w.decode(key, kv.Value)
+			if err != nil {
+				return err
+			}
+			if err := w.report(Event[T]{Key: key, Value: value, Revision: kv.ModRevision}); err != nil {
 				return err
 			}
 		}
@@ -152,11 +172,11 @@ func (w *watcher[T]) list(ctx context.Context) (int64, error) {
 
 // change reports one event of etcd.
 func (w *watcher[T]) change(e *clientv3.Event) error {
-	key := string(e.Kv.Key[len(w.s.prefix)+len(w.c.prefix):])
+	key := string(e.Kv.Key[len(w.s.prefix)+len(w.prefix):])
 	event := Event[T]{Key: key, Revision: e.Kv.ModRevision, Deleted: e.Type == mvccpb.Event_DELETE}
 	if !event.Deleted {
 		var err error
-		if event.Value, err = w.c.decode(key, e.Kv.Value); err != nil {
+		if event.Value, err = w.decode(key, e.Kv.Value); err != nil {
 			return &stopError{fmt.Errorf("watch: %w", err)}
 		}
 	}

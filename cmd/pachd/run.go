@@ -40,7 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // name, PACHD_ in front, upper case, dashes as underscores.
 func command(stdout, stderr io.Writer) *cobra.Command {
 	cfg := server.Config{DiskReserve: disk.DefaultReserve, URLs: remote.Policy{MaxBytes: remote.DefaultMaxBytes}}
-	var logLevel string
+	var logLevel, rootTokenFile string
 	cmd := &cobra.Command{
 		Use:   "pachd",
 		Short: "Keeps spouts alive and their data versioned, over gRPC and REST",
@@ -72,6 +72,10 @@ lists are separated by commas. A flag on the command line wins.`,
 			if cfg.GCGrace == 0 {
 				cfg.GCGrace = -1
 			}
+			var err error
+			if cfg.RootToken, err = rootToken(rootTokenFile, os.LookupEnv); err != nil {
+				return err
+			}
 			tty := isTerminal(stderr)
 			log, err := newLogger(stderr, logLevel, tty)
 			if err != nil {
@@ -99,6 +103,7 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&cfg.TLSKey, "tls-key", "", "PEM file of the key of --tls-cert")
 	f.BoolVar(&cfg.TLSAuto, "tls-auto", false, "serve TLS with a certificate of a CA of this machine's own, made in the folder tls of --data-dir")
 	f.StringVar(&cfg.TLSClientCA, "tls-client-ca", "", "PEM file of CAs: only clients with a certificate that one of them has signed are served")
+	f.StringVar(&rootTokenFile, "auth-root-token-file", "", "file with the token of the root user, to be used when auth is turned on (default: the environment variable AUTH_ROOT_TOKEN, or a random one)")
 	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
 	f.DurationVar(&cfg.GCInterval, "gc-interval", server.DefaultGCInterval, "time between two collections of garbage in the bucket and in etcd; 0 for none")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", server.DefaultGCGrace, "time that readers may go on with a commit after it was deleted")
@@ -122,6 +127,23 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&logLevel, "log-level", "", "debug, info, warn or error (default: warn on a terminal, info otherwise)")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return fromEnv(cmd.Flags(), os.LookupEnv) }
 	return cmd
+}
+
+// rootToken is the root token that whoever runs the daemon has chosen, if any.
+func rootToken(file string, lookup func(string) (string, bool)) (string, error) {
+	if file == "" {
+		token, _ := lookup("AUTH_ROOT_TOKEN")
+		return token, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("--auth-root-token-file: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return "", fmt.Errorf("--auth-root-token-file: %s is empty", file)
+	}
+	return token, nil
 }
 
 // fromEnv sets the flags that the command line left alone from the environment.

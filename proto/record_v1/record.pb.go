@@ -10,6 +10,7 @@
 package recordpb
 
 import (
+	auth_v2 "github.com/minipachd/minipachd/proto/auth_v2"
 	pfs_v2 "github.com/minipachd/minipachd/proto/pfs_v2"
 	pps_v2 "github.com/minipachd/minipachd/proto/pps_v2"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -1651,11 +1652,182 @@ func (x *LoginUser) GetGroups() []string {
 	return nil
 }
 
+// AccessRecord is one thing that decides who may do what. They all have one type,
+// so that one watch tells of them in the order in which they changed.
+type AccessRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*AccessRecord_Activation
+	//	*AccessRecord_Token
+	//	*AccessRecord_Binding
+	//	*AccessRecord_Groups
+	Kind          isAccessRecord_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessRecord) Reset() {
+	*x = AccessRecord{}
+	mi := &file_record_v1_record_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessRecord) ProtoMessage() {}
+
+func (x *AccessRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessRecord.ProtoReflect.Descriptor instead.
+func (*AccessRecord) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AccessRecord) GetKind() isAccessRecord_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *AccessRecord) GetActivation() *AuthActivation {
+	if x != nil {
+		if x, ok := x.Kind.(*AccessRecord_Activation); ok {
+			return x.Activation
+		}
+	}
+	return nil
+}
+
+func (x *AccessRecord) GetToken() *auth_v2.TokenInfo {
+	if x != nil {
+		if x, ok := x.Kind.(*AccessRecord_Token); ok {
+			return x.Token
+		}
+	}
+	return nil
+}
+
+func (x *AccessRecord) GetBinding() *auth_v2.RoleBinding {
+	if x != nil {
+		if x, ok := x.Kind.(*AccessRecord_Binding); ok {
+			return x.Binding
+		}
+	}
+	return nil
+}
+
+func (x *AccessRecord) GetGroups() *auth_v2.Groups {
+	if x != nil {
+		if x, ok := x.Kind.(*AccessRecord_Groups); ok {
+			return x.Groups
+		}
+	}
+	return nil
+}
+
+type isAccessRecord_Kind interface {
+	isAccessRecord_Kind()
+}
+
+type AccessRecord_Activation struct {
+	Activation *AuthActivation `protobuf:"bytes,1,opt,name=activation,proto3,oneof"`
+}
+
+type AccessRecord_Token struct {
+	Token *auth_v2.TokenInfo `protobuf:"bytes,2,opt,name=token,proto3,oneof"`
+}
+
+type AccessRecord_Binding struct {
+	Binding *auth_v2.RoleBinding `protobuf:"bytes,3,opt,name=binding,proto3,oneof"`
+}
+
+type AccessRecord_Groups struct {
+	// Those of one principal.
+	Groups *auth_v2.Groups `protobuf:"bytes,4,opt,name=groups,proto3,oneof"`
+}
+
+func (*AccessRecord_Activation) isAccessRecord_Kind() {}
+
+func (*AccessRecord_Token) isAccessRecord_Kind() {}
+
+func (*AccessRecord_Binding) isAccessRecord_Kind() {}
+
+func (*AccessRecord_Groups) isAccessRecord_Kind() {}
+
+// AuthActivation says that auth is on.
+type AuthActivation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Activated *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=activated,proto3" json:"activated,omitempty"`
+	// SHA-256 of the root token, in hexadecimal digits.
+	RootHash      string `protobuf:"bytes,2,opt,name=root_hash,json=rootHash,proto3" json:"root_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthActivation) Reset() {
+	*x = AuthActivation{}
+	mi := &file_record_v1_record_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthActivation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthActivation) ProtoMessage() {}
+
+func (x *AuthActivation) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthActivation.ProtoReflect.Descriptor instead.
+func (*AuthActivation) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AuthActivation) GetActivated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Activated
+	}
+	return nil
+}
+
+func (x *AuthActivation) GetRootHash() string {
+	if x != nil {
+		return x.RootHash
+	}
+	return ""
+}
+
 var File_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x16record_v1/record.proto\x12\trecord_v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10pfs_v2/pfs.proto\x1a\x10pps_v2/pps.proto\"\x9c\x01\n" +
+	"\x16record_v1/record.proto\x12\trecord_v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12auth_v2/auth.proto\x1a\x10pfs_v2/pfs.proto\x1a\x10pps_v2/pps.proto\"\x9c\x01\n" +
 	"\x06Format\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
@@ -1782,7 +1954,18 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1d\n" +
 	"\n" +
 	"has_groups\x18\x03 \x01(\bR\thasGroups\x12\x16\n" +
-	"\x06groups\x18\x04 \x03(\tR\x06groupsB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
+	"\x06groups\x18\x04 \x03(\tR\x06groups\"\xdc\x01\n" +
+	"\fAccessRecord\x12;\n" +
+	"\n" +
+	"activation\x18\x01 \x01(\v2\x19.record_v1.AuthActivationH\x00R\n" +
+	"activation\x12*\n" +
+	"\x05token\x18\x02 \x01(\v2\x12.auth_v2.TokenInfoH\x00R\x05token\x120\n" +
+	"\abinding\x18\x03 \x01(\v2\x14.auth_v2.RoleBindingH\x00R\abinding\x12)\n" +
+	"\x06groups\x18\x04 \x01(\v2\x0f.auth_v2.GroupsH\x00R\x06groupsB\x06\n" +
+	"\x04kind\"g\n" +
+	"\x0eAuthActivation\x128\n" +
+	"\tactivated\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tactivated\x12\x1b\n" +
+	"\troot_hash\x18\x02 \x01(\tR\brootHashB9Z7github.com/minipachd/minipachd/proto/record_v1;recordpbb\x06proto3"
 
 var (
 	file_record_v1_record_proto_rawDescOnce sync.Once
@@ -1796,7 +1979,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -1820,51 +2003,61 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*DaemonRecord)(nil),          // 19: record_v1.DaemonRecord
 	(*LoginRecord)(nil),           // 20: record_v1.LoginRecord
 	(*LoginUser)(nil),             // 21: record_v1.LoginUser
-	nil,                           // 22: record_v1.SecretRecord.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 24: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 25: pfs_v2.Branch
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
-	(*pfs_v2.CommitInfo)(nil),     // 27: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 28: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 29: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 30: pps_v2.PipelineState
-	(*pps_v2.WorkerExit)(nil),     // 31: pps_v2.WorkerExit
-	(*pps_v2.SecretInfo)(nil),     // 32: pps_v2.SecretInfo
+	(*AccessRecord)(nil),          // 22: record_v1.AccessRecord
+	(*AuthActivation)(nil),        // 23: record_v1.AuthActivation
+	nil,                           // 24: record_v1.SecretRecord.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 26: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 27: pfs_v2.Branch
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*pfs_v2.CommitInfo)(nil),     // 29: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 30: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 31: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 32: pps_v2.PipelineState
+	(*pps_v2.WorkerExit)(nil),     // 33: pps_v2.WorkerExit
+	(*pps_v2.SecretInfo)(nil),     // 34: pps_v2.SecretInfo
+	(*auth_v2.TokenInfo)(nil),     // 35: auth_v2.TokenInfo
+	(*auth_v2.RoleBinding)(nil),   // 36: auth_v2.RoleBinding
+	(*auth_v2.Groups)(nil),        // 37: auth_v2.Groups
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	23, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	24, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	25, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	23, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	26, // 4: record_v1.CommitPolicy.interval:type_name -> google.protobuf.Duration
-	23, // 5: record_v1.PolicyCommit.due:type_name -> google.protobuf.Timestamp
-	23, // 6: record_v1.CommitDue.at:type_name -> google.protobuf.Timestamp
-	27, // 7: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	25, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	26, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	27, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	25, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	28, // 4: record_v1.CommitPolicy.interval:type_name -> google.protobuf.Duration
+	25, // 5: record_v1.PolicyCommit.due:type_name -> google.protobuf.Timestamp
+	25, // 6: record_v1.CommitDue.at:type_name -> google.protobuf.Timestamp
+	29, // 7: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	7,  // 8: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	4,  // 9: record_v1.CommitRecord.policy:type_name -> record_v1.PolicyCommit
 	9,  // 10: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
 	7,  // 11: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	23, // 12: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	28, // 13: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	25, // 12: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	30, // 13: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
 	11, // 14: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	29, // 15: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	30, // 16: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	23, // 17: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	23, // 18: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	31, // 19: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
-	32, // 20: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
-	22, // 21: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
-	23, // 22: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
-	23, // 23: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
-	23, // 24: record_v1.LoginRecord.expires:type_name -> google.protobuf.Timestamp
+	31, // 15: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	32, // 16: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	25, // 17: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	25, // 18: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	33, // 19: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
+	34, // 20: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
+	24, // 21: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
+	25, // 22: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	25, // 23: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	25, // 24: record_v1.LoginRecord.expires:type_name -> google.protobuf.Timestamp
 	21, // 25: record_v1.LoginRecord.user:type_name -> record_v1.LoginUser
-	23, // 26: record_v1.LoginUser.expires:type_name -> google.protobuf.Timestamp
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	25, // 26: record_v1.LoginUser.expires:type_name -> google.protobuf.Timestamp
+	23, // 27: record_v1.AccessRecord.activation:type_name -> record_v1.AuthActivation
+	35, // 28: record_v1.AccessRecord.token:type_name -> auth_v2.TokenInfo
+	36, // 29: record_v1.AccessRecord.binding:type_name -> auth_v2.RoleBinding
+	37, // 30: record_v1.AccessRecord.groups:type_name -> auth_v2.Groups
+	25, // 31: record_v1.AuthActivation.activated:type_name -> google.protobuf.Timestamp
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -1876,13 +2069,19 @@ func file_record_v1_record_proto_init() {
 		(*LayerRecord_Inline)(nil),
 		(*LayerRecord_Object)(nil),
 	}
+	file_record_v1_record_proto_msgTypes[22].OneofWrappers = []any{
+		(*AccessRecord_Activation)(nil),
+		(*AccessRecord_Token)(nil),
+		(*AccessRecord_Binding)(nil),
+		(*AccessRecord_Groups)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
