@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	"github.com/minipachd/minipachd/store"
 )
@@ -13,7 +16,7 @@ import (
 func (s *Service) bindable(name string, res Resource) error {
 	r := s.roles[name]
 	if r == nil {
-		return invalid("unknown role %s", quoted(name))
+		return status.Errorf(codes.InvalidArgument, "unknown role %s", quoted(name))
 	}
 	if !slices.Contains(r.GetCanBeBoundTo(), res.Type) {
 		var where []string

@@ -40,9 +40,6 @@ func (r Resource) String() string {
 	return r.Type.String() + " " + r.Name
 }
 
-// proto is the resource as clients know it.
-func (r Resource) proto() *authpb.Resource { return &authpb.Resource{Type: r.Type, Name: r.Name} }
-
 // project is the name of the project that a repo lies in.
 func (r Resource) project() string {
 	p, _, _ := strings.Cut(r.Name, "/")
