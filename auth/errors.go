@@ -21,13 +21,11 @@ var (
 	// ErrManyTokens answers a call with more than one token.
 	ErrManyTokens = status.Error(codes.Unknown, "multiple authentication token keys found in context")
 
-	errActivated  = status.Error(codes.Unimplemented, "the auth service is already activated")
-	errNoMetadata = status.Error(codes.Internal, "no authentication metadata (try logging in)")
-	errPast       = status.Error(codes.Internal, "token expiration is in the past")
-	errNoPrefix   = status.Error(codes.Unknown, "subject has no prefix, must be of the form <type>:<name>")
-	errRobotColon = status.Error(codes.InvalidArgument, "robot names cannot contain colons (':')")
-	// clients take this text to mean that they cannot log in, but need a token
-	errNoProvider     = status.Error(codes.FailedPrecondition, "no authentication providers are configured")
+	errActivated      = status.Error(codes.Unimplemented, "the auth service is already activated")
+	errNoMetadata     = status.Error(codes.Internal, "no authentication metadata (try logging in)")
+	errPast           = status.Error(codes.Internal, "token expiration is in the past")
+	errNoPrefix       = status.Error(codes.Unknown, "subject has no prefix, must be of the form <type>:<name>")
+	errRobotColon     = status.Error(codes.InvalidArgument, "robot names cannot contain colons (':')")
 	errPresetRotation = status.Error(codes.FailedPrecondition, "the root token is preset by whoever runs pachd: change it there, and start pachd again")
 	errPachBinding    = status.Error(codes.InvalidArgument, "cannot modify cluster role bindings for pach: users")
 )

@@ -21,7 +21,6 @@ const (
 	groupsPrefix  = "groups/"  // and <principal>
 	tokenPrefix   = "token/"   // and <hash>
 
-	oidcPrefix = "auth/config/"
 	sweeperKey = "auth/sweeper"
 )
 

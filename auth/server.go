@@ -123,13 +123,14 @@ func (s *Service) putRoot(tx *store.Txn, a *recordpb.AuthActivation, token strin
 	return s.records.Put(tx, activationKey, &recordpb.AccessRecord{Kind: &recordpb.AccessRecord_Activation{Activation: a}})
 }
 
-// Deactivate turns auth off and forgets tokens, bindings and groups.
+// Deactivate turns auth off and forgets tokens, bindings, groups and how users log in.
 func (s *authServer) Deactivate(ctx context.Context, _ *authpb.DeactivateRequest) (*authpb.DeactivateResponse, error) {
 	if err := s.active(); err != nil {
 		return nil, err
 	}
 	err := s.update(ctx, Cluster(), authpb.Permission_CLUSTER_AUTH_DEACTIVATE, func(tx *store.Txn) error {
 		s.records.DeletePrefix(tx, "")
+		s.logins.Clear(tx)
 		return nil
 	})
 	if err != nil {
@@ -295,62 +296,4 @@ func (s *authServer) GetRolesForPermission(_ context.Context, req *authpb.GetRol
 		}
 	}
 	return answer, nil
-}
-
-// GetConfiguration gives the configuration that was set, an empty one if none was.
-func (s *authServer) GetConfiguration(ctx context.Context, _ *authpb.GetConfigurationRequest) (*authpb.GetConfigurationResponse, error) {
-	if err := s.active(); err != nil {
-		return nil, err
-	}
-	answer := &authpb.GetConfigurationResponse{}
-	err := s.view(ctx, Cluster(), authpb.Permission_CLUSTER_AUTH_GET_CONFIG, func(tx *store.Txn) error {
-		config, ok, err := s.config.Get(tx, configKey)
-		if !ok {
-			config = &authpb.OIDCConfig{}
-		}
-		answer.Configuration = config
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return answer, nil
-}
-
-// SetConfiguration keeps a configuration in place of the one before; none means an
-// empty one.
-func (s *authServer) SetConfiguration(ctx context.Context, req *authpb.SetConfigurationRequest) (*authpb.SetConfigurationResponse, error) {
-	if err := s.active(); err != nil {
-		return nil, err
-	}
-	config := req.GetConfiguration()
-	if config == nil {
-		config = &authpb.OIDCConfig{}
-	}
-	_, err := s.store.Update(ctx, func(tx *store.Txn) error {
-		if err := s.require(ctx, tx, Cluster(), authpb.Permission_CLUSTER_AUTH_SET_CONFIG); err != nil {
-			return err
-		}
-		return s.config.Put(tx, configKey, config)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &authpb.SetConfigurationResponse{}, nil
-}
-
-// GetOIDCLogin says that there is nobody to log in at.
-func (s *authServer) GetOIDCLogin(context.Context, *authpb.GetOIDCLoginRequest) (*authpb.GetOIDCLoginResponse, error) {
-	if err := s.active(); err != nil {
-		return nil, err
-	}
-	return nil, errNoProvider
-}
-
-// Authenticate says that there is nobody who could vouch for an identity.
-func (s *authServer) Authenticate(context.Context, *authpb.AuthenticateRequest) (*authpb.AuthenticateResponse, error) {
-	if err := s.active(); err != nil {
-		return nil, err
-	}
-	return nil, errNoProvider
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/minipachd/minipachd/auth/oidc"
 	"github.com/minipachd/minipachd/clock"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	enterprisepb "github.com/minipachd/minipachd/proto/enterprise_v2"
@@ -34,6 +35,8 @@ type Config struct {
 	// false for a token that is not of their form; err, such as ErrBadToken, refuses
 	// one that is. It may be nil.
 	Resolve func(ctx context.Context, token string) (id Identity, ok bool, err error)
+	// Logins are how users log in; by default they go by the system's certificates.
+	Logins *oidc.Logins
 	// SweepInterval is the time between two removals of expired tokens, default 5 min.
 	SweepInterval time.Duration
 	// Clock is the system's by default.
@@ -51,7 +54,7 @@ type Service struct {
 	resolve func(ctx context.Context, token string) (Identity, bool, error)
 
 	records records
-	config  store.Collection[*authpb.OIDCConfig]
+	logins  *oidc.Logins
 	roles   roles
 	cache   *cache
 
@@ -65,11 +68,14 @@ func New(cfg Config) *Service {
 		store: cfg.Store, log: cfg.Logger, clock: cfg.Clock, sweep: cfg.SweepInterval,
 		preset: cfg.RootToken, resolve: cfg.Resolve,
 		records:  newRecords(),
-		config:   store.NewCollection[*authpb.OIDCConfig](oidcPrefix),
 		roles:    newRoles(),
 		sessions: map[string]map[*session]struct{}{},
 	}
 	s.cache = newCache(s.roles)
+	s.logins = cfg.Logins
+	if s.logins == nil {
+		s.logins = oidc.New(oidc.Config{Store: cfg.Store, Logger: cfg.Logger, Clock: cfg.Clock})
+	}
 	if s.log == nil {
 		s.log = zap.NewNop()
 	}

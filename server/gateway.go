@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/minipachd/minipachd/auth/oidc"
 	adminpb "github.com/minipachd/minipachd/proto/admin_v2"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	enterprisepb "github.com/minipachd/minipachd/proto/enterprise_v2"
@@ -33,8 +34,9 @@ const forwardedFor = "x-pachd-rest-caller"
 
 // newGateway gives the HTTP handler for REST calls: POST of a JSON request to
 // /api/<package>.<Service>/<Method>. It reaches gRPC over dial, so a REST call
-// passes the same interceptors as any other.
-func newGateway(ctx context.Context, dial func(context.Context) (net.Conn, error)) (http.Handler, func() error, error) {
+// passes the same interceptors as any other. Browsers that come back from an issuer
+// go to callback.
+func newGateway(ctx context.Context, dial func(context.Context) (net.Conn, error), callback http.Handler) (http.Handler, func() error, error) {
 	conn, err := grpc.NewClient("passthrough:///pachd",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -65,6 +67,7 @@ func newGateway(ctx context.Context, dial func(context.Context) (net.Conn, error
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = w.Write([]byte("healthy\n"))
 	})
+	root.Handle(oidc.CallbackPath, callback)
 	root.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Set(forwardedFor, r.RemoteAddr)
 		forwardToken(r.Header)

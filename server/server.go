@@ -295,7 +295,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	split := newSplitter(s.listener, s.local)
-	handler, closeGateway, err := newGateway(serving, split.grpc.dial)
+	handler, closeGateway, err := newGateway(serving, split.grpc.dial, s.auth.LoginCallback())
 	if err != nil {
 		return err
 	}
