@@ -22,7 +22,7 @@ const childEnv = "PACHD_BENCH_DATA_DIR"
 func runChild(dir string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s, err := server.New(ctx, server.Config{Listen: "127.0.0.1:0", DataDir: dir})
+	s, err := server.New(ctx, server.Config{Listen: "127.0.0.1:0", DataDir: dir, MemoryLimit: server.DefaultMemoryLimit})
 	if err != nil {
 		return err
 	}
@@ -34,13 +34,18 @@ func runChild(dir string) error {
 }
 
 // serveProfiles takes one command a line from its parent until its input ends: the
-// name of a file begins a CPU profile that goes there, an empty line ends it.
+// name of a file begins a CPU profile that goes there, an empty line ends it and puts the
+// profile of the heap beside it.
 func serveProfiles(in io.Reader) {
 	var out *os.File
 	stop := func() {
 		if out != nil {
 			pprof.StopCPUProfile()
 			out.Close()
+			if heap, err := os.Create(strings.TrimSuffix(out.Name(), ".pprof") + ".heap.pprof"); err == nil {
+				_ = pprof.WriteHeapProfile(heap) // a profile less
+				heap.Close()
+			}
 			out = nil
 		}
 	}

@@ -35,6 +35,9 @@ type Config struct {
 	// below that data is refused, and below half of it all other writes. Negative
 	// keeps nothing free.
 	DiskReserve int64
+	// MemoryLimit is how many bytes of memory the garbage collector keeps the process
+	// near, see limitMemory; 0 leaves it alone. It concerns the whole process.
+	MemoryLimit int64
 	// Runtime starts the workers of spouts: "process".
 	Runtime string
 	// Apply lists spec files whose pipelines are created or updated at start.

@@ -302,6 +302,12 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	web := newHTTPServer(handler)
 
 	g, gctx := errgroup.WithContext(ctx)
+	if s.cfg.MemoryLimit > 0 {
+		g.Go(func() error {
+			limitMemory(serving, s.cfg.MemoryLimit)
+			return nil
+		})
+	}
 	g.Go(func() error { return split.Run(serving) })
 	g.Go(func() error { return ignoreClosed(s.grpc.Serve(split.grpc)) })
 	g.Go(func() error { return ignoreClosed(web.Serve(split.http)) })

@@ -23,6 +23,8 @@ const (
 	// sampleSize and sampleCount say how much of a larger chunk is compressed on trial.
 	sampleSize  = 16 << 10
 	sampleCount = 4
+	// zipWindow is how far back a compressed chunk refers: an encoder holds twice as much.
+	zipWindow = 1 << 20
 )
 
 // codec turns chunks into objects and back. It is safe for concurrent use.
@@ -35,7 +37,7 @@ func newCodec() *codec {
 	// Neither has goroutines as long as only whole buffers pass through, and both
 	// keep their working memory for the next call. The options are valid constants.
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
-		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
+		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(zipWindow))
 	if err != nil {
 		panic(err)
 	}

@@ -16,11 +16,11 @@ import (
 // Options of a Store. The zero value of a field stands for its default.
 type Options struct {
 	// InFlightBytes bounds the chunks of all writers that are being hashed, compressed
-	// or written; a writer waits for its share. Default 64 MiB, and a single chunk
+	// or written; a writer waits for its share. Default 32 MiB, and a single chunk
 	// is always admitted. An open writer holds its unfinished chunk, at most
 	// Sizes.Max, besides.
 	InFlightBytes int64
-	// CacheBytes bounds the chunks kept in memory for reading, default 32 MiB;
+	// CacheBytes bounds the chunks kept in memory for reading, default 16 MiB;
 	// negative for none.
 	CacheBytes int64
 	// Workers bounds the chunks being hashed and compressed at a time, default GOMAXPROCS.
@@ -51,10 +51,10 @@ type Store struct {
 // It panics if the options make no sense.
 func NewStore(b Bucket, opt Options) *Store {
 	if opt.InFlightBytes == 0 {
-		opt.InFlightBytes = 64 << 20
+		opt.InFlightBytes = 32 << 20
 	}
 	if opt.CacheBytes == 0 {
-		opt.CacheBytes = 32 << 20
+		opt.CacheBytes = 16 << 20
 	}
 	if opt.Workers == 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
