@@ -48,6 +48,9 @@ type Config struct {
 	// RootToken is the only token of the root user, if auth is or is turned on; empty
 	// lets whoever turns it on choose.
 	RootToken string
+	// AuthPreview lets auth be turned on although repos and pipelines do not yet ask
+	// for permissions.
+	AuthPreview bool
 	// Grace is how long a worker has between SIGTERM and SIGKILL.
 	Grace time.Duration
 	// GCInterval is the time between two garbage collections; negative for none.

@@ -26,7 +26,7 @@ func withTokens(ctx context.Context, tokens ...string) context.Context {
 // TestWireAuth_On holds what calls with good tokens, bad ones and none get once auth
 // is on, and that it goes off again.
 func TestWireAuth_On(t *testing.T) {
-	w := newWire(t)
+	w := newWire(t, "--auth-preview")
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
 	robot := func(name string) string {
 		t.Helper()
@@ -96,7 +96,7 @@ func TestWireAuth_On(t *testing.T) {
 // TestWireAuth_RevokedTokenEndsStreams revokes a token under streams that wait, one
 // for the server and one for its own client.
 func TestWireAuth_RevokedTokenEndsStreams(t *testing.T) {
-	w := newWire(t)
+	w := newWire(t, "--auth-preview")
 	w.ok("pfs_v2.API/CreateRepo", `{"repo":{"name":"r"}}`)
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
 	a := w.call(withTokens(within(t), "root"), "auth_v2.API/GetRobotToken", `{"robot":"one"}`)
