@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/minipachd/minipachd/pfs"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -92,6 +93,9 @@ func (s *Service) RerunPipeline(ctx context.Context, req *ppspb.RerunPipelineReq
 		if err != nil {
 			return err
 		}
+		if err := s.permit(ctx, tx, p, authpb.Permission_REPO_WRITE); err != nil {
+			return err
+		}
 		user, err := parseUserSpec(rec.GetInfo().GetEffectiveSpecJson())
 		if err != nil {
 			return fmt.Errorf("rerun pipeline %q: stored spec: %w", key(p), err)
@@ -101,7 +105,7 @@ func (s *Service) RerunPipeline(ctx context.Context, req *ppspb.RerunPipelineReq
 			return fmt.Errorf("rerun pipeline %q: stored spec: %w", key(p), err)
 		}
 		spec.user.json = rec.GetInfo().GetUserSpecJson()
-		return s.write(tx, rec, spec, req.GetReprocess())
+		return s.write(ctx, tx, rec, spec, req.GetReprocess())
 	})
 	if err != nil {
 		return nil, err
@@ -131,14 +135,14 @@ func (s *Service) submit(ctx context.Context, user userSpec, opt putOptions) (pu
 	var res putResult
 	err := run(ctx, func(tx *pfs.Txn) error {
 		var err error
-		res, err = s.put(tx, user, opt)
+		res, err = s.put(ctx, tx, user, opt)
 		return err
 	})
 	return res, err
 }
 
 // put checks everything and then writes the pipeline.
-func (s *Service) put(tx *pfs.Txn, user userSpec, opt putOptions) (putResult, error) {
+func (s *Service) put(ctx context.Context, tx *pfs.Txn, user userSpec, opt putOptions) (putResult, error) {
 	layers, err := s.defaultLayers(tx, user.project)
 	if err != nil {
 		return putResult{}, err
@@ -150,15 +154,18 @@ func (s *Service) put(tx *pfs.Txn, user userSpec, opt putOptions) (putResult, er
 	if err := validate(spec.request); err != nil {
 		return putResult{}, err
 	}
+	p := spec.request.Pipeline
+	rec, ok, err := s.pipelines.Get(tx.Txn, key(p))
+	if err != nil {
+		return putResult{}, err
+	}
+	if err := s.permitPut(ctx, tx, p, ok && opt.update); err != nil {
+		return putResult{}, err
+	}
 	if err := s.secrets.Check(tx.Txn, spec.request.GetTransform().GetSecrets()); err != nil {
 		return putResult{}, err
 	}
-	p := spec.request.Pipeline
 	if _, err := tx.InspectProject(p.GetProject().GetName()); err != nil {
-		return putResult{}, err
-	}
-	rec, ok, err := s.pipelines.Get(tx.Txn, key(p))
-	if err != nil {
 		return putResult{}, err
 	}
 	if ok && !opt.update {
@@ -190,7 +197,7 @@ func (s *Service) put(tx *pfs.Txn, user userSpec, opt putOptions) (putResult, er
 	if opt.dryRun {
 		return res, nil
 	}
-	return res, s.write(tx, rec, spec, opt.reprocess)
+	return res, s.write(ctx, tx, rec, spec, opt.reprocess)
 }
 
 func repoExists(tx *pfs.Txn, repo *pfspb.Repo) (bool, error) {
@@ -206,13 +213,16 @@ func repoExists(tx *pfs.Txn, repo *pfspb.Repo) (bool, error) {
 }
 
 // write stores the next version of a pipeline; old is nil for a new one.
-func (s *Service) write(tx *pfs.Txn, old *recordpb.PipelineRecord, spec *effectiveSpec, reprocess bool) error {
+func (s *Service) write(ctx context.Context, tx *pfs.Txn, old *recordpb.PipelineRecord, spec *effectiveSpec, reprocess bool) error {
 	p := spec.request.Pipeline
 	if old == nil {
 		if err := tx.CreateRepo(outputRepo(p), "Output repo for pipeline "+key(p)+".", false); err != nil {
 			return err
 		}
 		if err := tx.CreateRepo(specRepo(p), "Spec repo for pipeline "+key(p)+".", false); err != nil {
+			return err
+		}
+		if err := s.bindCreator(ctx, tx, p); err != nil {
 			return err
 		}
 	}
@@ -226,6 +236,7 @@ func (s *Service) write(tx *pfs.Txn, old *recordpb.PipelineRecord, spec *effecti
 	now := timestamppb.New(tx.Now())
 	d := info.Details
 	d.CreatedAt, d.UpdatedAt = now, now
+	d.CreatedBy = s.caller(ctx)
 	if old != nil {
 		d.CreatedAt, d.CreatedBy = old.Info.GetDetails().GetCreatedAt(), old.Info.GetDetails().GetCreatedBy()
 		info.Stopped = old.Info.GetStopped()

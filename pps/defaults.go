@@ -9,7 +9,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -160,6 +162,9 @@ func (s *Service) setDefaults(ctx context.Context, sc scope, text string, opt se
 	var affected []*ppspb.Pipeline
 	err = run(ctx, func(tx *pfs.Txn) error {
 		if sc.project != "" {
+			if err := s.auth.Check(ctx, tx.Txn, auth.Project(sc.project), authpb.Permission_PROJECT_SET_DEFAULTS); err != nil {
+				return err
+			}
 			if _, err := tx.InspectProject(sc.project); err != nil {
 				return err
 			}
@@ -167,21 +172,21 @@ func (s *Service) setDefaults(ctx context.Context, sc scope, text string, opt se
 		affected = nil
 		if opt.regenerate {
 			var err error
-			if affected, err = s.regenerate(tx, sc, layer, opt); err != nil {
+			if affected, err = s.regenerate(ctx, tx, sc, layer, opt); err != nil {
 				return err
 			}
 		}
 		if opt.dryRun {
 			return nil
 		}
-		return s.defaults.Put(tx.Txn, sc.key(), &ppspb.GetProjectDefaultsResponse{ProjectDefaultsJson: text, CreatedAt: timestamppb.New(tx.Now())})
+		return s.defaults.Put(tx.Txn, sc.key(), &ppspb.GetProjectDefaultsResponse{ProjectDefaultsJson: text, CreatedAt: timestamppb.New(tx.Now()), CreatedBy: s.caller(ctx)})
 	})
 	return affected, err
 }
 
 // regenerate finds the pipelines that a new layer of defaults changes and, unless
 // it is a dry run, writes their new versions.
-func (s *Service) regenerate(tx *pfs.Txn, sc scope, layer []byte, opt setOptions) ([]*ppspb.Pipeline, error) {
+func (s *Service) regenerate(ctx context.Context, tx *pfs.Txn, sc scope, layer []byte, opt setOptions) ([]*ppspb.Pipeline, error) {
 	var affected []*ppspb.Pipeline
 	prefix := ""
 	if sc.project != "" {
@@ -230,7 +235,7 @@ func (s *Service) regenerate(tx *pfs.Txn, sc scope, layer []byte, opt setOptions
 		if opt.dryRun {
 			continue
 		}
-		if err := s.write(tx, rec, spec, opt.reprocess); err != nil {
+		if err := s.write(ctx, tx, rec, spec, opt.reprocess); err != nil {
 			return nil, err
 		}
 	}

@@ -8,7 +8,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pps/logs"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
@@ -38,7 +40,15 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 		if err := s.exists(ctx, p); err != nil {
 			return fmt.Errorf("could not get pipeline information for %s: %w", key(p), err)
 		}
+		if err := s.auth.Check(ctx, nil, outputResource(p), authpb.Permission_REPO_READ); err != nil {
+			return err
+		}
 		query.Project, query.Pipeline = projectName(p.GetProject()), p.GetName()
+	}
+	if !hasPipeline {
+		if err := s.auth.Check(ctx, nil, auth.Cluster(), authpb.Permission_CLUSTER_GET_PACHD_LOGS); err != nil {
+			return err
+		}
 	}
 	since := defaultSince
 	if d := req.GetSince(); d != nil {

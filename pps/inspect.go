@@ -190,6 +190,9 @@ func (s *Service) ListPipeline(req *ppspb.ListPipelineRequest, stream ppspb.API_
 	if err != nil {
 		return err
 	}
+	if records, err = s.visible(ctx, records); err != nil {
+		return err
+	}
 	page := newPager(req.GetPage())
 	for _, rec := range records {
 		infos, err := s.history(ctx, rec, req)
@@ -312,6 +315,9 @@ func (s *Service) PipelinesSummary(ctx context.Context, req *ppspb.PipelinesSumm
 	}
 	records, err := s.load(ctx, listQuery{})
 	if err != nil {
+		return nil, err
+	}
+	if records, err = s.visible(ctx, records); err != nil {
 		return nil, err
 	}
 	for _, rec := range records {

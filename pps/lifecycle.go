@@ -8,6 +8,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pps/fence"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -22,7 +23,10 @@ func (s *Service) StopPipeline(ctx context.Context, req *ppspb.StopPipelineReque
 	}
 	err = s.pfs.Update(ctx, func(tx *pfs.Txn) error {
 		rec, err := s.record(tx, p)
-		if err != nil || rec.Info.Stopped {
+		if err != nil {
+			return err
+		}
+		if err := s.permit(ctx, tx, p, authpb.Permission_REPO_WRITE); err != nil || rec.Info.Stopped {
 			return err
 		}
 		if err := tx.SetCommitPolicy(outputRepo(p), nil); err != nil {
@@ -47,7 +51,10 @@ func (s *Service) StartPipeline(ctx context.Context, req *ppspb.StartPipelineReq
 	}
 	err = s.pfs.Update(ctx, func(tx *pfs.Txn) error {
 		rec, err := s.record(tx, p)
-		if err != nil || !rec.Info.Stopped {
+		if err != nil {
+			return err
+		}
+		if err := s.permit(ctx, tx, p, authpb.Permission_REPO_WRITE); err != nil || !rec.Info.Stopped {
 			return err
 		}
 		if err := connectBranch(tx, p, outputBranch(rec.Info)); err != nil {
@@ -91,7 +98,8 @@ func (s *Service) DeletePipeline(ctx context.Context, req *ppspb.DeletePipelineR
 	return &emptypb.Empty{}, nil
 }
 
-// DeletePipelines implements pps_v2.API. Pipelines go newest first, each in a
+// DeletePipelines implements pps_v2.API, for the pipelines that the caller can
+// see. They go newest first, each in a
 // transaction of its own; after an error those before it are gone.
 func (s *Service) DeletePipelines(ctx context.Context, req *ppspb.DeletePipelinesRequest) (*ppspb.DeletePipelinesResponse, error) {
 	res := &ppspb.DeletePipelinesResponse{}
@@ -105,6 +113,15 @@ func (s *Service) DeletePipelines(ctx context.Context, req *ppspb.DeletePipeline
 	records, err := s.load(ctx, listQuery{projects: projects})
 	if err != nil {
 		return nil, err
+	}
+	if records, err = s.visible(ctx, records); err != nil {
+		return nil, err
+	}
+	// One that the caller may not delete is found before any is gone.
+	for _, rec := range records {
+		if err := s.auth.Check(ctx, nil, outputResource(rec.Info.Pipeline), authpb.Permission_REPO_DELETE); err != nil {
+			return nil, err
+		}
 	}
 	for _, rec := range records {
 		err := s.delete(ctx, rec.Info.Pipeline, req.GetForce(), req.GetKeepRepo())
@@ -142,6 +159,9 @@ func (s *Service) delete(ctx context.Context, p *ppspb.Pipeline, force, keepRepo
 		if err != nil {
 			return err
 		}
+		if err := s.permit(ctx, tx, p, authpb.Permission_REPO_DELETE); err != nil {
+			return err
+		}
 		// The pipeline goes first: pfs refuses to delete the repos of one.
 		s.pipelines.Delete(tx.Txn, key(p))
 		s.statuses.Delete(tx.Txn, key(p))
@@ -160,8 +180,10 @@ func (s *Service) delete(ctx context.Context, p *ppspb.Pipeline, force, keepRepo
 		if keepRepo {
 			repo = specRepo(p)
 		}
-		_, err = tx.DeleteRepo(repo, force)
-		return err
+		if _, err = tx.DeleteRepo(repo, force); err != nil {
+			return err
+		}
+		return s.unbind(tx, p, keepRepo)
 	})
 	if err != nil {
 		return err

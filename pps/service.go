@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pps/jq"
 	"github.com/minipachd/minipachd/pps/logs"
@@ -35,8 +36,9 @@ type Config struct {
 	PFS     *pfs.Service
 	Logs    *logs.Store
 	Secrets *secrets.Store
-	Port    int         // that the daemon itself serves, which no spout can have; default none
-	Logger  *zap.Logger // default: none
+	Auth    *auth.Service // nil: everybody may do everything
+	Port    int           // that the daemon itself serves, which no spout can have; default none
+	Logger  *zap.Logger   // default: none
 }
 
 // Service implements pps_v2.API. Its methods may be called concurrently.
@@ -47,6 +49,7 @@ type Service struct {
 	pfs     *pfs.Service
 	logs    *logs.Store
 	secrets *secrets.Store
+	auth    *auth.Service
 	port    int
 	log     *zap.Logger
 	jq      *jq.Runner
@@ -67,6 +70,7 @@ func New(cfg Config) *Service {
 		pfs:       cfg.PFS,
 		logs:      cfg.Logs,
 		secrets:   cfg.Secrets,
+		auth:      cfg.Auth,
 		port:      cfg.Port,
 		log:       cfg.Logger,
 		jq:        jq.NewRunner(jq.Config{}),

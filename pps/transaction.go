@@ -1,6 +1,8 @@
 package pps
 
 import (
+	"context"
+
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -14,7 +16,7 @@ import (
 // user_json, or create_pipeline_request if there is none; the flags of both add
 // up. It returns the call with the effective spec filled in, which means the same
 // when it is made again. A call with dry_run set writes nothing.
-func (s *Service) CreatePipelineIn(tx *pfs.Txn, call *ppspb.CreatePipelineTransaction) (*ppspb.CreatePipelineTransaction, error) {
+func (s *Service) CreatePipelineIn(ctx context.Context, tx *pfs.Txn, call *ppspb.CreatePipelineTransaction) (*ppspb.CreatePipelineTransaction, error) {
 	flags := call.GetCreatePipelineRequest()
 	text := call.GetUserJson()
 	if text == "" {
@@ -33,7 +35,7 @@ func (s *Service) CreatePipelineIn(tx *pfs.Txn, call *ppspb.CreatePipelineTransa
 		reprocess: flags.GetReprocess() || user.reprocess,
 		dryRun:    flags.GetDryRun() || user.dryRun,
 	}
-	res, err := s.put(tx, user, opt)
+	res, err := s.put(ctx, tx, user, opt)
 	if err != nil {
 		return nil, err
 	}

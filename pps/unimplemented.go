@@ -12,11 +12,6 @@ import (
 
 var errNoCron = errors.New("pipeline doesn't have a cron input")
 
-// ActivateAuth implements pps_v2.API.
-func (s *Service) ActivateAuth(context.Context, *ppspb.ActivateAuthRequest) (*ppspb.ActivateAuthResponse, error) {
-	return nil, unimplemented("pipelines have no tokens: this server has no access control yet")
-}
-
 // RunLoadTest implements pps_v2.API.
 func (s *Service) RunLoadTest(context.Context, *ppspb.RunLoadTestRequest) (*ppspb.RunLoadTestResponse, error) {
 	return nil, unimplemented("load tests are not part of this server")

@@ -123,7 +123,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	kept := secrets.New(key)
 	s.pps = pps.New(pps.Config{
 		Store: s.store, PFS: s.pfs, Logs: s.logs, Logger: s.log.Named("pps"),
-		Secrets: kept, Port: s.listener.Addr().(*net.TCPAddr).Port,
+		Secrets: kept, Auth: s.auth, Port: s.listener.Addr().(*net.TCPAddr).Port,
 	})
 	if s.runtime, err = process.New(process.Config{DataDir: s.dir.path, Logger: s.log.Named("process")}); err != nil {
 		return nil, fmt.Errorf("process runtime: %w", err)

@@ -1,6 +1,8 @@
 package transaction
 
 import (
+	"context"
+
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -17,14 +19,14 @@ import (
 type Pipelines interface {
 	// CreatePipelineIn returns the call with the effective spec filled in; running
 	// that again means the same.
-	CreatePipelineIn(tx *pfs.Txn, call *ppspb.CreatePipelineTransaction) (*ppspb.CreatePipelineTransaction, error)
+	CreatePipelineIn(ctx context.Context, tx *pfs.Txn, call *ppspb.CreatePipelineTransaction) (*ppspb.CreatePipelineTransaction, error)
 	StopJobIn(tx *pfs.Txn, req *ppspb.StopJobRequest) error
 	UpdateJobStateIn(tx *pfs.Txn, req *ppspb.UpdateJobStateRequest) error
 }
 
 // perform runs one request as part of tx and returns what its RPC answers. What a
 // create_pipeline_v2 leaves open it fills in.
-func (s *Service) perform(tx *pfs.Txn, r *transactionpb.TransactionRequest) (answer proto.Message, err error) {
+func (s *Service) perform(ctx context.Context, tx *pfs.Txn, r *transactionpb.TransactionRequest) (answer proto.Message, err error) {
 	answer = &emptypb.Empty{}
 	switch {
 	case r.GetCreateRepo() != nil:
@@ -52,7 +54,7 @@ func (s *Service) perform(tx *pfs.Txn, r *transactionpb.TransactionRequest) (ans
 		err = s.pipelines.StopJobIn(tx, r.GetStopJob())
 	case r.GetCreatePipelineV2() != nil:
 		var done *ppspb.CreatePipelineTransaction
-		if done, err = s.pipelines.CreatePipelineIn(tx, r.GetCreatePipelineV2()); err == nil {
+		if done, err = s.pipelines.CreatePipelineIn(ctx, tx, r.GetCreatePipelineV2()); err == nil {
 			r.CreatePipelineV2 = done
 			answer = &ppspb.CreatePipelineV2Response{EffectiveCreatePipelineRequestJson: done.GetEffectiveJson()}
 		}

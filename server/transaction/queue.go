@@ -91,11 +91,11 @@ func (s *Service) tryAdd(ctx context.Context, id string, call *transactionpb.Tra
 		}
 		version = info.Version
 		tx.UseSetID(id)
-		if _, err := s.performAll(tx, info.Requests); err != nil {
+		if _, err := s.performAll(ctx, tx, info.Requests); err != nil {
 			return err
 		}
 		tried = proto.CloneOf(call)
-		answer, err = s.perform(tx, tried)
+		answer, err = s.perform(ctx, tx, tried)
 		return err
 	})
 	if err != nil {

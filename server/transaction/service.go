@@ -196,7 +196,7 @@ func (s *Service) FinishTransaction(ctx context.Context, req *transactionpb.Fini
 			return err
 		}
 		tx.UseSetID(id)
-		if info.Responses, err = s.performAll(tx, info.Requests); err != nil {
+		if info.Responses, err = s.performAll(ctx, tx, info.Requests); err != nil {
 			return err
 		}
 		s.open.Delete(tx.Txn, id)
@@ -229,7 +229,7 @@ func (s *Service) BatchTransaction(ctx context.Context, req *transactionpb.Batch
 		})
 		tx.UseSetID(info.Transaction.Id)
 		var err error
-		info.Responses, err = s.performAll(tx, info.Requests)
+		info.Responses, err = s.performAll(ctx, tx, info.Requests)
 		return err
 	})
 	if err != nil {
@@ -239,10 +239,10 @@ func (s *Service) BatchTransaction(ctx context.Context, req *transactionpb.Batch
 }
 
 // performAll runs requests one after the other. It fills in what they leave open.
-func (s *Service) performAll(tx *pfs.Txn, requests []*transactionpb.TransactionRequest) ([]*transactionpb.TransactionResponse, error) {
+func (s *Service) performAll(ctx context.Context, tx *pfs.Txn, requests []*transactionpb.TransactionRequest) ([]*transactionpb.TransactionResponse, error) {
 	var responses []*transactionpb.TransactionResponse
 	for i, r := range requests {
-		answer, err := s.perform(tx, r)
+		answer, err := s.perform(ctx, tx, r)
 		if err != nil {
 			return nil, &RequestError{Number: i + 1, Call: nameOf(r), Err: err}
 		}

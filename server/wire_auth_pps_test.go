@@ -1,0 +1,141 @@
+package server_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// as makes a call with a token.
+func (w *wire) as(token, method, request string) answer {
+	w.t.Helper()
+	return w.call(withTokens(within(w.t), token), method, request)
+}
+
+// mustAs is as for a call that has to succeed.
+func (w *wire) mustAs(token, method, request string) answer {
+	w.t.Helper()
+	a := w.as(token, method, request)
+	if a.err != nil {
+		w.t.Fatalf("%s %s: %v", method, request, a)
+	}
+	return a
+}
+
+// robot makes a token for a robot, with a role on a resource unless that is empty.
+func (w *wire) robot(name, resource, role string) string {
+	w.t.Helper()
+	a := w.mustAs("root", "auth_v2.API/GetRobotToken", fmt.Sprintf(`{"robot":%q}`, name))
+	if role != "" {
+		w.mustAs("root", "auth_v2.API/ModifyRoleBinding", fmt.Sprintf(`{"resource":%s,"principal":"robot:%s","roles":[%q]}`, resource, name, role))
+	}
+	return strings.Split(a.messages[0], `"`)[3]
+}
+
+func createRequest(spec string, more ...string) string {
+	return fmt.Sprintf(`{"createPipelineRequestJson":%q%s}`, spec, strings.Join(append([]string{""}, more...), ","))
+}
+
+// TestWireAuth_Pipelines goes through what every role may do with pipelines: each
+// row is a call about a pipeline of its own, made by somebody with that role alone.
+func TestWireAuth_Pipelines(t *testing.T) {
+	w := newWire(t, "--auth-preview")
+	const clusterRes = `{"type":"CLUSTER"}`
+	// This one is from before auth was on.
+	w.created(sleeper("p"))
+	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
+	w.mustAs("root", "pps_v2.API/ActivateAuth", `{}`)
+	w.mustAs("root", "pps_v2.API/ActivateAuth", `{}`) // is idempotent
+	b := w.mustAs("root", "auth_v2.API/GetRoleBinding", `{"resource":{"type":"REPO","name":"default/p"}}`)
+	if !strings.Contains(b.String(), `{"pipeline:default/p":{"roles":{"repoWriter":true}}}`) {
+		t.Fatalf("bindings after ActivateAuth: %v", b)
+	}
+
+	p := `{"type":"REPO","name":"default/p"}`
+	tokens := map[string]string{
+		"root": "root", "none": w.robot("none", "", ""),
+		"repoReader": w.robot("reader", p, "repoReader"), "repoWriter": w.robot("writer", p, "repoWriter"), "repoOwner": w.robot("owner", p, "repoOwner"),
+		"pachdLogReader": w.robot("logs", clusterRes, "pachdLogReader"), "secretAdmin": w.robot("secrets", clusterRes, "secretAdmin"),
+		"creator": w.robot("creator", clusterRes, "projectOwner"),
+	}
+	const pipeline = `{"pipeline":{"name":"p"}}`
+	for _, tc := range []struct {
+		method, request string
+		needs           string // what the denial names
+		allowed         []string
+	}{
+		{"pps_v2.API/ActivateAuth", `{}`, "CLUSTER_AUTH_ACTIVATE", []string{"root"}},
+		{"pps_v2.API/InspectPipeline", pipeline, "", []string{"root", "none", "repoReader", "repoWriter", "repoOwner", "pachdLogReader", "secretAdmin", "creator"}},
+		{"pps_v2.API/GetLogs", pipeline, "REPO_READ", []string{"root", "repoReader", "repoWriter", "repoOwner", "creator"}},
+		{"pps_v2.API/GetLogs", `{}`, "CLUSTER_GET_PACHD_LOGS", []string{"root", "pachdLogReader"}},
+		{"pps_v2.API/StopPipeline", pipeline, "REPO_WRITE", []string{"root", "repoWriter", "repoOwner", "creator"}},
+		{"pps_v2.API/StartPipeline", pipeline, "REPO_WRITE", []string{"root", "repoWriter", "repoOwner", "creator"}},
+		{"pps_v2.API/RerunPipeline", pipeline, "REPO_WRITE", []string{"root", "repoWriter", "repoOwner", "creator"}},
+		{"pps_v2.API/CreatePipelineV2", createRequest(sleeper("p"), `"update":true`), "REPO_WRITE", []string{"root", "repoWriter", "repoOwner", "creator"}},
+		{"pps_v2.API/CreatePipelineV2", createRequest(sleeper("q"), `"dryRun":true`), "PROJECT_CREATE_REPO", []string{"root", "creator"}},
+		{"pps_v2.API/CreatePipeline", sleeper("q")[:len(sleeper("q"))-1] + `,"dryRun":true}`, "PROJECT_CREATE_REPO", []string{"root", "creator"}},
+		{"pps_v2.API/SetProjectDefaults", `{"project":{"name":"default"},"projectDefaultsJson":"{}"}`, "PROJECT_SET_DEFAULTS", []string{"root", "creator"}},
+		{"pps_v2.API/SetClusterDefaults", `{"clusterDefaultsJson":"{}"}`, "CLUSTER_SET_DEFAULTS", []string{"root"}},
+		{"pps_v2.API/ListSecret", `{}`, "CLUSTER_LIST_SECRETS", []string{"root", "secretAdmin"}},
+	} {
+		for role, token := range tokens {
+			may := false
+			for _, a := range tc.allowed {
+				may = may || a == role
+			}
+			a := w.as(token, tc.method, tc.request)
+			switch {
+			case may && a.err != nil:
+				t.Errorf("%s as %s: %v; it has the permission", tc.method, role, a)
+			case !may && (status.Code(a.err) != codes.PermissionDenied && status.Code(a.err) != codes.Unknown ||
+				!strings.Contains(a.String(), "needs permissions ["+tc.needs+"]") && !strings.Contains(a.String(), "no role binding exists for PROJECT default")):
+				t.Errorf("%s %s as %s: %v; want a denial that names %s", tc.method, tc.request, role, a, tc.needs)
+			}
+		}
+	}
+
+	// A listing leaves out what the caller cannot see.
+	for role, want := range map[string]bool{"root": true, "none": false, "repoReader": true, "creator": true, "secretAdmin": false} {
+		if a := w.mustAs(tokens[role], "pps_v2.API/ListPipeline", `{}`); (len(a.messages) == 1) != want {
+			t.Errorf("ListPipeline as %s: %v", role, a)
+		}
+	}
+
+	// Whoever creates a pipeline owns it, and its workers may write.
+	w.mustAs(tokens["creator"], "pps_v2.API/CreatePipelineV2", createRequest(sleeper("q")))
+	b = w.mustAs("root", "auth_v2.API/GetRoleBinding", `{"resource":{"type":"REPO","name":"default/q"}}`)
+	if !strings.Contains(b.String(), `"robot:creator":{"roles":{"repoOwner":true}}`) || !strings.Contains(b.String(), `"pipeline:default/q":{"roles":{"repoWriter":true}}`) {
+		t.Errorf("bindings of a new pipeline: %v", b)
+	}
+	if a := w.mustAs("root", "pps_v2.API/InspectPipeline", `{"pipeline":{"name":"q"},"details":true}`); !strings.Contains(a.String(), `"createdBy":"robot:creator"`) {
+		t.Errorf("created by: %v", a)
+	}
+
+	// Deleting needs its own permission, removes nothing when it is denied for one of
+	// several, and takes the bindings along.
+	for _, role := range []string{"none", "repoReader", "repoWriter"} {
+		if a := w.as(tokens[role], "pps_v2.API/DeletePipeline", pipeline); status.Code(a.err) != codes.PermissionDenied || !strings.Contains(a.String(), "REPO_DELETE") {
+			t.Errorf("DeletePipeline as %s: %v", role, a)
+		}
+	}
+	w.mustAs("root", "auth_v2.API/ModifyRoleBinding", `{"resource":{"type":"REPO","name":"default/q"},"principal":"robot:owner","roles":["repoReader"]}`)
+	if a := w.as(tokens["repoOwner"], "pps_v2.API/DeletePipelines", `{"all":true}`); status.Code(a.err) != codes.PermissionDenied {
+		t.Errorf("DeletePipelines as owner of one and reader of another: %v", a)
+	}
+	if a := w.mustAs("root", "pps_v2.API/ListPipeline", `{}`); len(a.messages) != 2 {
+		t.Errorf("after a delete that was denied: %v", a)
+	}
+	w.mustAs(tokens["repoOwner"], "pps_v2.API/DeletePipeline", pipeline)
+	w.mustAs(tokens["creator"], "pps_v2.API/DeletePipeline", `{"pipeline":{"name":"q"},"keepRepo":true}`)
+	b = w.mustAs("root", "auth_v2.API/GetRoleBinding", `{"resource":{"type":"REPO","name":"default/p"}}`)
+	if strings.Contains(b.String(), "pipeline:") || strings.Contains(b.String(), "robot:") {
+		t.Errorf("bindings of a deleted pipeline: %v", b)
+	}
+	b = w.mustAs("root", "auth_v2.API/GetRoleBinding", `{"resource":{"type":"REPO","name":"default/q"}}`)
+	if strings.Contains(b.String(), "pipeline:") || !strings.Contains(b.String(), "robot:creator") {
+		t.Errorf("bindings of a kept repo: %v", b)
+	}
+}
