@@ -15,7 +15,10 @@ import (
 )
 
 func (a *app) authCmd() *cobra.Command {
-	return verb("auth", "Log in, and see who you are", a.whoamiCmd(), a.loginCmd(), a.getConfigCmd(), a.setConfigCmd(), a.useTokenCmd(), a.logoutCmd(), a.robotTokenCmd())
+	return verb("auth", "Log in, see who you are, and say who may do what",
+		a.whoamiCmd(), a.loginCmd(), a.getConfigCmd(), a.setConfigCmd(), a.useTokenCmd(), a.logoutCmd(), a.robotTokenCmd(),
+		a.activateAuthCmd(), a.deactivateAuthCmd(), a.rotateRootTokenCmd(), a.revokeCmd(), a.getGroupsCmd(),
+		a.getRolesCmd(), a.setRolesCmd(), a.checkRolesCmd(), a.rolesForPermissionCmd())
 }
 
 func (a *app) whoamiCmd() *cobra.Command {
