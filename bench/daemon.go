@@ -22,7 +22,8 @@ type daemon struct {
 	conn   *grpc.ClientConn
 	pfs    pfspb.APIClient
 	random *rand.ChaCha8
-	round  int
+	round  int // from 1 on
+	made   int // repos that the measurement of that made
 	// appendedRound is the round that has its repo of appending commits.
 	appendedRound int
 }
@@ -61,8 +62,8 @@ func (d *daemon) measurements() []measurement {
 		{"the same, 8 clients, 8 repos", "commits/s", floorTxn8, d.oneShot(8, func(w int) string { return fmt.Sprintf("r%d", w) })},
 		{"the same, 8 clients, one branch", "commits/s", floorTxn8, d.oneShot(8, func(int) string { return "r8" })},
 		{"start, 10 modify, finish, wait", "cycles/s", floorTxn, d.cycles},
-		{"put one incompressible file", "MB/s", floorIn, d.put("bulk", true)},
-		{"put the same bytes again elsewhere", "MB/s", floorIn, d.put("again", false)},
+		{"put one incompressible file", "MB/s", floorIn, d.put("bulk")},
+		{"put the same bytes again elsewhere", "MB/s", floorIn, d.put("again")},
 		{"get it back", "MB/s", floorOut, d.get},
 		{"files of 1 KiB in one commit", "files/s", "", d.manyFiles},
 		{"list them", "ms", floorList, d.list},
@@ -116,13 +117,9 @@ func (d *daemon) oneShot(clients int, name func(worker int) string) func(context
 	}
 }
 
-// put streams the big file. The bytes are new in each round when fresh is set,
-// and those of the last fresh put otherwise.
-func (d *daemon) put(path string, fresh bool) func(context.Context) (float64, error) {
+// put streams the big file, whose bytes are new in each round.
+func (d *daemon) put(path string) func(context.Context) (float64, error) {
 	return func(ctx context.Context) (float64, error) {
-		if fresh {
-			d.round++
-		}
 		piece := make([]byte, pieceSize)
 		source := rand.NewChaCha8([32]byte{byte(d.round), 7})
 		_, _ = source.Read(piece) // never fails
@@ -198,7 +195,8 @@ func (d *daemon) list(ctx context.Context) (float64, error) {
 }
 
 func (d *daemon) repos(ctx context.Context) (float64, error) {
-	return perSecond(ctx, 1, d.cfg.short, func(ctx context.Context, _, i int) error {
-		return d.createRepo(ctx, fmt.Sprintf("n%d-%d", d.round, i))
+	return perSecond(ctx, 1, d.cfg.short, func(ctx context.Context, _, _ int) error {
+		d.made++
+		return d.createRepo(ctx, fmt.Sprintf("n%d", d.made))
 	})
 }

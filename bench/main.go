@@ -130,6 +130,7 @@ func measure(ctx context.Context, cfg config) ([]result, error) {
 	}
 	values, spent := make([][]float64, len(ms)), make([][]float64, len(ms))
 	for round := range cfg.rounds {
+		daemon.round = round + 1
 		for i, m := range ms {
 			runtime.GC()
 			v, cpu, err := daemon.take(ctx, m, round == cfg.rounds-1)
