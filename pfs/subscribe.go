@@ -119,6 +119,7 @@ func (sub *subscription) list(ctx context.Context, from string, want func(*mvccp
 		if err != nil {
 			return fmt.Errorf("subscribe to repo %s: %w", RepoName(sub.repo), err)
 		}
+		sub.s.store.CatchUp(page.Header.Revision)
 		for _, kv := range page.Kvs {
 			key = string(kv.Key) + "\x00"
 			if want(kv) {
@@ -192,9 +193,7 @@ func (sub *subscription) await(ctx context.Context) ([]*mvccpb.KeyValue, error) 
 		if !ok {
 			return nil, errors.New("the watch ended")
 		}
-		if err := sub.s.store.CatchUp(ctx); err != nil {
-			return nil, err
-		}
+		sub.s.store.CatchUp(resp.Header.Revision)
 		var created []*mvccpb.KeyValue
 		for _, e := range resp.Events {
 			if e.IsCreate() {

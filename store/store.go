@@ -67,6 +67,7 @@ type Store struct {
 	log    *zap.Logger
 	stop   context.CancelFunc
 	tasks  sync.WaitGroup
+	cache  *cache      // of the embedded server
 	disk   *disk.Guard // of the embedded server
 	clean  func()      // removes socket files of the embedded server
 	// closing silences the embedded server, which calls its own end an error.
@@ -108,6 +109,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	if s.etcd != nil {
+		s.cache = newCache(s.etcd.Server.KV().Rev())
+		s.tasks.Go(func() { s.follow(background) })
 		s.tasks.Go(func() { s.defragment(background, cfg.DefragInterval) })
 		s.tasks.Go(func() { s.relieve(background, cfg.ReliefPause) })
 	}

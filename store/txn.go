@@ -189,7 +189,7 @@ func (tx *Txn) fetch(keys []string, check bool) ([][]byte, error) {
 			values[i] = w
 			continue
 		}
-		if _, ok := tx.reads[k]; !ok && !slices.Contains(missing, k) {
+		if _, ok := tx.reads[k]; !ok && !tx.fromCache(k) && !slices.Contains(missing, k) {
 			missing = append(missing, k)
 		}
 	}
@@ -212,6 +212,24 @@ func (tx *Txn) fetch(keys []string, check bool) ([][]byte, error) {
 		values[i] = r.value
 	}
 	return values, nil
+}
+
+// fromCache takes what the snapshot has under key from the cache, if it is there.
+func (tx *Txn) fromCache(key string) bool {
+	c := tx.s.cache
+	if c == nil {
+		return false
+	}
+	if tx.rev == 0 {
+		if tx.rev = c.snapshot(); tx.rev == 0 {
+			return false
+		}
+	}
+	e, ok := c.get(key, tx.rev)
+	if ok {
+		tx.reads[key] = read{value: e.value, rev: e.rev}
+	}
+	return ok
 }
 
 // own returns what this transaction itself wrote under key.
@@ -275,6 +293,16 @@ func (tx *Txn) load(keys []string) error {
 	for _, kv := range kvs {
 		tx.remember(kv)
 	}
+	if c := tx.s.cache; c != nil {
+		for _, k := range keys {
+			r := tx.reads[k]
+			e := cached{value: r.value, rev: r.rev, since: r.rev}
+			if r.value == nil {
+				e.since = tx.rev
+			}
+			c.fill(k, e, tx.rev)
+		}
+	}
 	return nil
 }
 
@@ -291,6 +319,7 @@ func (tx *Txn) bounded() (context.Context, context.CancelFunc) {
 func (tx *Txn) seen(rev int64) {
 	if tx.rev == 0 {
 		tx.rev = rev
+		tx.s.know(rev)
 	}
 }
 
@@ -407,14 +436,41 @@ func (tx *Txn) commit() (rev int64, ok bool, err error) {
 		return 0, false, tx.fail(opCommit, err)
 	}
 	if resp.Succeeded {
+		tx.s.committed(resp.Header.Revision, tx)
 		return resp.Header.Revision, true, nil
 	}
+	tx.s.know(resp.Header.Revision)
 	if len(tx.checks) > 0 {
 		if lost, err := tx.leaseLost(); err != nil || lost {
 			return 0, false, errors.Join(err, ErrLeaseLost)
 		}
 	}
 	return 0, false, tx.unguarded()
+}
+
+// know makes transactions that begin from now on see a revision.
+func (s *Store) know(rev int64) {
+	if s.cache != nil {
+		s.cache.see(rev)
+	}
+}
+
+// committed is know for the revision that a transaction's commit was answered with.
+func (s *Store) committed(rev int64, tx *Txn) {
+	if s.cache == nil {
+		return
+	}
+	// Without a put it may have changed nothing and the revision be another's; what a
+	// deleted range had is not known here. The watch tells.
+	puts := false
+	for _, w := range tx.writes {
+		puts = puts || !w.delete
+	}
+	if puts && len(tx.ranges) == 0 {
+		s.cache.committed(rev, tx.writes)
+	} else {
+		s.cache.see(rev)
+	}
 }
 
 // leaseLost tells whether a comparison of CompareLease is what failed.

@@ -77,19 +77,15 @@ func (w *watcher[T]) follow(ctx context.Context) error {
 	}
 }
 
-// CatchUp returns once transactions that begin now see every change that a watch
-// has told of. etcd tells watchers of a change just before reads of a member that
-// ask nobody else, as those of the embedded one do, can see it. Watch does this by
-// itself.
-func (s *Store) CatchUp(ctx context.Context) error {
+// CatchUp makes transactions that begin from now on see a revision that the client
+// has told of, past the store: in a watch or by a read. etcd tells watchers of a
+// change just before reads of the embedded one can see it. Watch does this by itself.
+func (s *Store) CatchUp(rev int64) {
 	if s.etcd == nil {
-		return nil // reads go through the cluster, or are tried again
+		return // reads go through the cluster, or are tried again
 	}
-	// Not serializable: it waits until all that is decided is applied.
-	if _, err := s.client.Get(ctx, s.prefix, clientv3.WithCountOnly(), clientv3.WithLimit(1)); err != nil {
-		return fmt.Errorf("catch up with a watch: %w", err)
-	}
-	return nil
+	s.await(rev)
+	s.know(rev)
 }
 
 // stopError carries what fn returned.
@@ -122,9 +118,7 @@ func (w *watcher[T]) run(ctx context.Context) error {
 		if err := resp.Err(); err != nil {
 			return err
 		}
-		if err := w.s.CatchUp(ctx); err != nil {
-			return err
-		}
+		w.s.CatchUp(resp.Header.Revision)
 		for _, e := range resp.Events {
 			if err := w.change(e); err != nil {
 				return err
