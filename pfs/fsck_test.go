@@ -211,7 +211,7 @@ func TestFsck_FindsEachFault(t *testing.T) {
 		{"subvenance is not in the index", remove(subvKey(source, w.made.Info.Commit)), false, "commit default/r@" + id + " comes from default/up@" + source.Id + ", which does not know of it"},
 		{"subvenance leads to nothing", put(subvKey(source, &pfspb.Commit{Repo: repo, Id: ghost}), ""), false, "commit default/up@" + source.Id + " says that default/r@" + ghost + " comes from it, which is not so"},
 		{"commit is under another key", put(commitPrefix+commitKey(repo, "0000000000000000-01234567"), string(encoded(t, w.made))), false, "key pfs/commit/default/r/user/0000000000000000-01234567 has the commit default/r@" + id},
-		{"repo does not exist", put(idKey(ghost, repoOf2("gone")), ""), false, "belongs to repo default/gone, which does not exist"},
+		{"repo does not exist", put(idKey(ghost, normalRepoOf("gone")), ""), false, "belongs to repo default/gone, which does not exist"},
 		{"value is no commit", put(commitPrefix+commitKey(repo, "x"), "\xff"), false, "key pfs/commit/default/r/user/x: its value is no commit"},
 		{"mark without a commit", put(finishingPrefix+commitKey(repo, "0"), ""), false, "key pfs/finishing/default/r/user/0 marks a commit that does not exist"},
 		{"finishing without a mark", edit(w.made, func(r *recordpb.CommitRecord) { r.Info.Finished = nil }), false, "commit default/r@" + id + " is finishing, but nothing marks it"},
@@ -259,7 +259,13 @@ func TestFsck_FindsEachFault(t *testing.T) {
 	}
 }
 
-func repoOf2(name string) *pfspb.Repo { return NormalizeRepo(repoOf(name)) }
+func normalRepoOf(name string) *pfspb.Repo { return NormalizeRepo(repoOf(name)) }
+
+func normalBranchOf(name string) *pfspb.Branch {
+	b := branchOf(name)
+	b.Repo = NormalizeRepo(b.Repo)
+	return b
+}
 
 func encoded(t *testing.T, m proto.Message) []byte {
 	t.Helper()

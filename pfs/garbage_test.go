@@ -25,7 +25,7 @@ func TestCollectGarbage_DeletedRepoGivesEverythingBack(t *testing.T) {
 	for i := range 500 { // more than one layer keeps inline
 		f.put(s, "r", fmt.Sprintf("/dir/%03d", i), noise(byte(i), 100))
 	}
-	f.must(s.compactBranch(f.ctx, branchOf("r@master"))) // a fold under way would keep what it made
+	f.must(s.compactBranch(f.ctx, normalBranchOf("r@master"))) // a fold under way would keep what it made
 	before := len(f.objects())
 	f.deleteRepo(s, "r")
 	report := f.collect(s)
