@@ -144,7 +144,15 @@ func leased(ctx context.Context, s *Store, key string) error {
 	}); err != nil {
 		return err
 	}
-	return l.Close()
+	if err := l.Close(); err != nil {
+		return err
+	}
+	return s.View(ctx, func(tx *Txn) error {
+		if v, _, err := tx.Get(key); err != nil || string(v) == "leased" {
+			return fmt.Errorf("after the end of its lease %s is %q, %w", key, v, err)
+		}
+		return nil
+	})
 }
 
 // TestCache_SparesRequests: what was written or read just before is read again

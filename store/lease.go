@@ -95,7 +95,11 @@ func (l *Lease) Close() error {
 		<-l.done
 		ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
 		defer cancel()
-		if _, err := l.s.client.Revoke(ctx, l.id); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		resp, err := l.s.client.Revoke(ctx, l.id)
+		switch {
+		case err == nil:
+			l.s.know(resp.Header.Revision)
+		case !errors.Is(err, rpctypes.ErrLeaseNotFound):
 			l.err = fmt.Errorf("revoke lease: %w", err)
 		}
 	})
