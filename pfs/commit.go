@@ -350,26 +350,40 @@ func stripCommit(c *pfspb.Commit) *pfspb.Commit {
 
 // commitInfo is a record as clients see it.
 func (tx *Txn) commitInfo(rec *recordpb.CommitRecord) (*pfspb.CommitInfo, error) {
-	info := proto.CloneOf(rec.Info)
-	repo, id := info.Commit.Repo, info.Commit.Id
-	info.Commit, info.ParentCommit = stripCommit(info.Commit), stripCommit(info.ParentCommit)
-	prefix := childKey(repo, id, "")
-	for kv, err := range tx.Scan(prefix, store.ScanOptions{KeysOnly: true}) {
-		if err != nil {
-			return nil, err
-		}
-		info.ChildCommits = append(info.ChildCommits, &pfspb.Commit{Repo: repo, Id: kv.Key[len(prefix):]})
+	infos, err := tx.commitInfos([]*recordpb.CommitRecord{rec})
+	if err != nil {
+		return nil, err
 	}
-	prefix = subvPrefix + repoKey(repo) + "/" + id + "/"
-	for kv, err := range tx.Scan(prefix, store.ScanOptions{KeysOnly: true}) {
-		if err != nil {
-			return nil, err
-		}
-		if sub, key, ok := strings.Cut(kv.Key[len(prefix):], "/"); ok {
-			info.DirectSubvenance = append(info.DirectSubvenance, &pfspb.Commit{Repo: parseRepoKey(key), Id: sub})
-		}
+	return infos[0], nil
+}
+
+// commitInfos is commitInfo for several commits, whose relations it reads at once.
+func (tx *Txn) commitInfos(recs []*recordpb.CommitRecord) ([]*pfspb.CommitInfo, error) {
+	prefixes := make([]string, 0, 2*len(recs))
+	for _, rec := range recs {
+		c := rec.Info.Commit
+		prefixes = append(prefixes, childKey(c.Repo, c.Id, ""), subvPrefix+repoKey(c.Repo)+"/"+c.Id+"/")
 	}
-	return info, nil
+	below, err := tx.Below(prefixes)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]*pfspb.CommitInfo, len(recs))
+	for i, rec := range recs {
+		info := proto.CloneOf(rec.Info)
+		repo := info.Commit.Repo
+		info.Commit, info.ParentCommit = stripCommit(info.Commit), stripCommit(info.ParentCommit)
+		for _, id := range below[2*i] {
+			info.ChildCommits = append(info.ChildCommits, &pfspb.Commit{Repo: repo, Id: id})
+		}
+		for _, key := range below[2*i+1] {
+			if sub, key, ok := strings.Cut(key, "/"); ok {
+				info.DirectSubvenance = append(info.DirectSubvenance, &pfspb.Commit{Repo: parseRepoKey(key), Id: sub})
+			}
+		}
+		infos[i] = info
+	}
+	return infos, nil
 }
 
 // errReached ends a watch that has seen what it waits for.

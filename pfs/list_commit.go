@@ -311,43 +311,43 @@ func (l *listing) setLine(tx *Txn, repo *pfspb.Repo, req *pfspb.ListCommitReques
 // page returns up to n further commits, perhaps none, and whether there may be more.
 func (s *Service) page(ctx context.Context, l *listing, n int) (infos []*pfspb.CommitInfo, more bool, err error) {
 	err = s.View(ctx, func(tx *Txn) error {
-		emit := func(rec *recordpb.CommitRecord) error {
-			info, err := tx.commitInfo(rec)
-			infos = append(infos, info)
-			return err
-		}
+		read := l.pageOfMerge
 		if l.merge == nil {
-			more, err = l.pageOfLine(tx, n, emit)
+			read = l.pageOfLine
+		}
+		var recs []*recordpb.CommitRecord
+		recs, more, err = read(tx, n)
+		if err != nil {
 			return err
 		}
-		for seen := 0; seen < 8*n && len(infos) < n; seen++ {
-			rec, err := l.merge.next(tx)
-			if err != nil || rec == nil {
-				return err
-			}
-			if l.filter.matches(rec) {
-				if err := emit(rec); err != nil {
-					return err
-				}
-			}
-		}
-		more = true
-		return nil
+		infos, err = tx.commitInfos(recs)
+		return err
 	})
 	return infos, more, err
 }
 
-func (l *listing) pageOfLine(tx *Txn, n int, emit func(*recordpb.CommitRecord) error) (more bool, err error) {
+func (l *listing) pageOfMerge(tx *Txn, n int) (page []*recordpb.CommitRecord, more bool, err error) {
+	for seen := 0; seen < 8*n && len(page) < n; seen++ {
+		rec, err := l.merge.next(tx)
+		if err != nil || rec == nil {
+			return page, false, err
+		}
+		if l.filter.matches(rec) {
+			page = append(page, rec)
+		}
+	}
+	return page, true, nil
+}
+
+func (l *listing) pageOfLine(tx *Txn, n int) (page []*recordpb.CommitRecord, more bool, err error) {
 	recs, more, err := l.line.page(tx, n)
 	for _, rec := range recs {
 		if rec.Info.Commit.Id == l.stop {
-			return false, nil
+			return page, false, err
 		}
 		if l.filter.matches(rec) && (l.until == "" || strings.Compare(rec.Order, l.until) < 0) {
-			if err := emit(rec); err != nil {
-				return false, err
-			}
+			page = append(page, rec)
 		}
 	}
-	return more, err
+	return page, more, err
 }

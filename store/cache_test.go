@@ -220,7 +220,7 @@ func TestCache_BeginsAnew(t *testing.T) {
 	}
 	if err := late.View(t.Context(), func(tx *Txn) error {
 		if v, _, err := tx.Get("a"); err != nil || string(v) != "9" {
-			return fmt.Errorf("%q, %v", v, err)
+			return fmt.Errorf("%q, %w", v, err)
 		}
 		return nil
 	}); err != nil {

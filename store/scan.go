@@ -157,6 +157,64 @@ func (tx *Txn) stored(from, to string, opt ScanOptions) iter.Seq2[KV, error] {
 	}
 }
 
+// scanRanges is how many prefixes one request of Below asks for: what any etcd takes.
+const scanRanges = 128
+
+// Below gives for each prefix the keys that begin with it, without the prefix and in
+// byte order, own writes included. It is for short lists: many of them take one
+// request. Nothing is compared at the commit.
+func (tx *Txn) Below(prefixes []string) ([][]string, error) {
+	below := make([][]string, 0, len(prefixes))
+	for some := range slices.Chunk(prefixes, scanRanges) {
+		var resps []*clientv3.GetResponse
+		if len(tx.writes)+len(tx.ranges) == 0 {
+			var err error
+			if resps, err = tx.rangesOf(some); err != nil {
+				return nil, err
+			}
+		}
+		for i, prefix := range some {
+			var keys []string
+			if resps != nil && !resps[i].More {
+				for _, kv := range resps[i].Kvs {
+					keys = append(keys, string(kv.Key[len(tx.s.prefix)+len(prefix):]))
+				}
+				below = append(below, keys)
+				continue
+			}
+			for kv, err := range tx.Scan(prefix, ScanOptions{KeysOnly: true}) {
+				if err != nil {
+					return nil, err
+				}
+				keys = append(keys, kv.Key[len(prefix):])
+			}
+			below = append(below, keys)
+		}
+	}
+	return below, nil
+}
+
+// rangesOf reads the keys below prefixes, a page of each.
+func (tx *Txn) rangesOf(prefixes []string) ([]*clientv3.GetResponse, error) {
+	opts := append(tx.readOptions(), clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(scanPage))
+	ops := make([]clientv3.Op, len(prefixes))
+	for i, prefix := range prefixes {
+		ops[i] = clientv3.OpGet(tx.s.prefix+prefix, opts...)
+	}
+	ctx, cancel := tx.bounded()
+	defer cancel()
+	resp, err := tx.s.client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return nil, tx.fail("read from", err)
+	}
+	tx.seen(resp.Header.Revision)
+	resps := make([]*clientv3.GetResponse, len(resp.Responses))
+	for i, r := range resp.Responses {
+		resps[i] = (*clientv3.GetResponse)(r.GetResponseRange())
+	}
+	return resps, nil
+}
+
 // checkScanned makes the commit depend on a scanned key being as it was.
 func (tx *Txn) checkScanned(kv *mvccpb.KeyValue) {
 	k := string(kv.Key[len(tx.s.prefix):])
