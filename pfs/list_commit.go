@@ -224,6 +224,9 @@ func (s *Service) ListCommit(req *pfspb.ListCommitRequest, stream grpc.ServerStr
 	}
 	for left := req.GetNumber(); ; {
 		n := int64(cursorPage)
+		if l.merge == nil {
+			n *= pagePerScan // each page of a line begins with a scan of its own
+		}
 		if req.GetNumber() > 0 {
 			n = min(n, left)
 		}
