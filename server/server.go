@@ -301,6 +301,10 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	web := newHTTPServer(handler)
 
+	if s.Exposed() && !s.Secure() && !s.auth.Active() {
+		s.log.Warn("EVERYBODY who can reach this port may read, change and delete all data and run programs here: TLS and auth are both off; listen on 127.0.0.1, or give --tls-cert and --tls-key, or --tls-auto", zap.String("listen", s.Addr()))
+	}
+
 	g, gctx := errgroup.WithContext(ctx)
 	if s.cfg.MemoryLimit > 0 {
 		g.Go(func() error {

@@ -199,3 +199,21 @@ func TestTLS_FlagsThatDoNotGoTogether(t *testing.T) {
 		}
 	}
 }
+
+// TestRun_WarnsOfAnOpenPort: who listens to the world without TLS and auth is told.
+func TestRun_WarnsOfAnOpenPort(t *testing.T) {
+	for _, tc := range []struct {
+		args  []string
+		warns bool
+	}{
+		{[]string{"--listen", "127.0.0.1:0"}, false},
+		{[]string{"--listen", "0.0.0.0:0"}, true},
+		{[]string{"--listen", "0.0.0.0:0", "--tls-auto"}, false},
+	} {
+		p := startPachd(t, t.TempDir(), tc.args...)
+		if got := strings.Contains(p.log.String(), "EVERYBODY"); got != tc.warns {
+			t.Errorf("with %q warned: %v, want %v; the log: %s", tc.args, got, tc.warns, p.log.String())
+		}
+		p.kill()
+	}
+}
