@@ -206,8 +206,8 @@ func (tx *Txn) goodAncestor(rec *recordpb.CommitRecord) (*recordpb.CommitRecord,
 	return rec, nil
 }
 
-// finish ends the writing of an open commit. One without data of its own on a
-// FINISHED base is FINISHED at once; others are marked for the finisher, which
+// finish ends the writing of an open commit. One with little or no data of its own
+// on a FINISHED base is FINISHED at once; others are marked for the finisher, which
 // looks below finishingPrefix and removes the mark when it is done.
 func (tx *Txn) finish(rec *recordpb.CommitRecord, description, errText string) error {
 	if state(rec.Info) >= pfspb.CommitState_FINISHING {
@@ -232,6 +232,9 @@ func (tx *Txn) finish(rec *recordpb.CommitRecord, description, errText string) e
 			tx.setFinished(rec, base.GetInfo().GetDetails().GetSizeBytes(), rec.Info.Finishing.AsTime())
 			return tx.putCommit(rec)
 		}
+	}
+	if done, err := tx.finishSmall(rec); done || err != nil {
+		return err
 	}
 	tx.Put(finishingKey(rec), nil)
 	return tx.putCommit(rec)

@@ -1,7 +1,6 @@
 package pfs
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/minipachd/minipachd/pfs/fileset"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -105,33 +105,156 @@ func TestCommit_ErrorIsSkippedByChildren(t *testing.T) {
 	}
 }
 
-// TestFinish_WithData leaves the commit to the finisher, by a mark.
+// TestFinish_WithData makes a commit with little data FINISHED by the transaction that
+// ends its writing, and leaves one with much of it to the finisher, by a mark.
 func TestFinish_WithData(t *testing.T) {
-	m := newMeta(t)
-	m.repo("r")
-	c := m.start("r@master")
-	stop := errors.New("do not commit")
-	err := m.svc.Update(limit(t), func(tx *Txn) error {
-		rec, err := tx.resolve(c)
+	little, much := "1", strings.Repeat("0123456789", 10_000)
+	for _, tc := range []struct {
+		name    string
+		streams []string
+		marked  bool
+	}{
+		{"one small stream", []string{little}, false},
+		{"small streams that are folded", []string{little, little, little, little, little}, false},
+		{"much data in small layers", []string{little, much}, false},
+		{"layers that are much together", []string{much[:20_000], much[:20_000], much[:20_000], much[:20_000]}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMeta(t)
+			m.repo("r")
+			base := make([]op, 30)
+			for i := range base {
+				base[i] = add(fmt.Sprintf("/base/%02d", i), "b")
+			}
+			m.apply("r@master", base...)
+			c := m.start("r@master")
+			size := int64(len(base))
+			for _, data := range tc.streams {
+				m.must(nil, m.modify(c, add("/a", data)))
+				size += int64(len(data))
+			}
+			m.must(nil, m.svc.Update(limit(t), func(tx *Txn) error {
+				rec, err := tx.resolve(c)
+				if err != nil {
+					return err
+				}
+				if err := tx.finish(rec, "", ""); err != nil {
+					return err
+				}
+				_, marked, err := tx.Get(finishingKey(rec))
+				if repo, order, ok := parseFinishingKey(finishingKey(rec)); !ok || repoKey(repo) != "default/r/user" || order != rec.Order {
+					t.Errorf("the mark reads %v %s", repo, order)
+				}
+				if marked != tc.marked || rec.Info.Finishing == nil || (rec.Info.Finished == nil) != tc.marked {
+					t.Errorf("marked %v: %v", marked, rec.Info)
+				}
+				return err
+			}))
+			m.finished(c)
+			if info := m.inspect(c); info.Details.GetSizeBytes() != size || info.SizeBytesUpperBound != size || info.Error != "" {
+				t.Errorf("want %d bytes: %v", size, info)
+			}
+			if n := m.count(finishingPrefix); n != 0 {
+				t.Errorf("%d marks are left", n)
+			}
+			if got := m.content(c, "/a"); got != strings.Join(tc.streams, "") {
+				t.Errorf("/a has %d bytes", len(got))
+			}
+			if got := m.content(c, "/base/29"); got != "b" {
+				t.Errorf("/base/29 has %q", got)
+			}
+			m.sound()
+		})
+	}
+}
+
+// TestFinish_OnUnfinishedBase leaves a commit to the finisher whose base it has not
+// finished yet.
+func TestFinish_OnUnfinishedBase(t *testing.T) {
+	svc, stop := openService(t, t.TempDir()) // nothing runs in the background
+	defer stop()
+	ctx := limit(t)
+	if _, err := svc.CreateRepo(ctx, &pfspb.CreateRepoRequest{Repo: repoOf("r")}); err != nil {
+		t.Fatal(err)
+	}
+	for i, bytes := range []uint64{0, 64 << 10} {
+		svc.finishAtOnce = bytes
+		c, err := svc.StartCommit(ctx, &pfspb.StartCommitRequest{Branch: branchOf("r@master")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := svc.files.NewWriter(ctx)
+		defer w.Abort()
+		err = w.Append(fmt.Sprint("/", i), DefaultDatum, []byte("x"))
+		if err == nil {
+			var layers []*fileset.Layer
+			if layers, err = w.Finish(); err == nil {
+				err = svc.appendOpen(ctx, &pfspb.Commit{Repo: NormalizeRepo(c.Repo), Id: c.Id}, layers)
+			}
+		}
+		if err == nil {
+			_, err = svc.FinishCommit(ctx, &pfspb.FinishCommitRequest{Commit: c})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := svc.InspectCommit(ctx, &pfspb.InspectCommitRequest{Commit: c})
+		if err != nil || info.Finishing == nil || info.Finished != nil {
+			t.Errorf("commit %d: %v, %v", i, info, err)
+		}
+	}
+}
+
+// TestFinish_InOneTransaction ends commits whose layers, or those below them, are
+// new in the same transaction.
+func TestFinish_InOneTransaction(t *testing.T) {
+	// Without a cache nothing is known of layers but what etcd has.
+	m, _ := startMeta(t, t.TempDir(), func(cfg *Config) { cfg.Files.CacheBytes = 1 })
+	m.repo("r", "s")
+	w := m.svc.files.NewWriter(limit(t))
+	defer w.Abort()
+	m.must(nil, w.Append("/new", DefaultDatum, []byte("x")))
+	layers, err := w.Finish()
+	m.must(nil, err)
+	refs, size := refsOf(layers)
+	first, other := m.start("r@master"), m.start("s@master")
+	for i := range 6 {
+		m.must(nil, m.modify(first, add(fmt.Sprint("/", i), "1")))
+		m.must(nil, m.modify(other, add(fmt.Sprint("/", i), "2")))
+	}
+	var second *pfspb.Commit
+	m.must(nil, m.svc.Update(limit(t), func(tx *Txn) error {
+		for _, c := range []*pfspb.Commit{first, other} {
+			if err := tx.FinishCommit(c, "", "", false); err != nil {
+				return err
+			}
+		}
+		var err error
+		if second, err = tx.StartCommit(branchOf("r@master"), nil, ""); err != nil {
+			return err
+		}
+		rec, err := tx.resolve(second)
 		if err != nil {
 			return err
 		}
-		rec.OwnLayers = 1
-		if err := tx.finish(rec, "", ""); err != nil {
+		if err := tx.putLayers(layers); err != nil {
 			return err
 		}
-		_, marked, err := tx.Get(finishingKey(rec))
-		if repo, order, ok := parseFinishingKey(finishingKey(rec)); !ok || repoKey(repo) != "default/r/user" || order != rec.Order {
-			t.Errorf("the mark reads %v %s", repo, order)
+		if _, err := tx.appendLayers(rec, refs, size); err != nil {
+			return err
 		}
-		if !marked || rec.Info.Finishing == nil || rec.Info.Finished != nil {
-			t.Errorf("marked %v: %v", marked, rec.Info)
-		}
-		return errors.Join(err, stop)
-	})
-	if !errors.Is(err, stop) {
-		t.Error(err)
+		return tx.FinishCommit(second, "", "", false)
+	}))
+	for _, c := range []*pfspb.Commit{first, other, second} {
+		m.finished(c)
 	}
+	m.wantTree(first, "/ /0=1 /1=1 /2=1 /3=1 /4=1 /5=1")
+	m.wantTree(other, "/ /0=2 /1=2 /2=2 /3=2 /4=2 /5=2")
+	m.wantTree(second, "/ /0=1 /1=1 /2=1 /3=1 /4=1 /5=1 /new=x")
+	if n := m.count(finishingPrefix); n != 0 {
+		t.Errorf("%d marks are left", n)
+	}
+	m.sound()
 }
 
 func TestResolve_Ancestry(t *testing.T) {

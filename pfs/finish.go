@@ -118,6 +118,36 @@ func (s *Service) finishCommit(ctx context.Context, slots chan struct{}, repo *p
 	return err
 }
 
+// finishSmall does the work of the finisher within the transaction that ends the
+// writing of a commit, if its layers lie in etcd and are small: that is cheaper than
+// the second transaction and the wait for it. It tells whether the commit is FINISHED;
+// whatever is in the way is left to the finisher, which tries again.
+func (tx *Txn) finishSmall(rec *recordpb.CommitRecord) (done bool, err error) {
+	own := rec.Layers[len(rec.Layers)-int(rec.OwnLayers):]
+	var size uint64
+	for _, ref := range own {
+		if size += ref.EncodedBytes; !ref.Inline || size > tx.s.finishAtOnce {
+			return false, nil
+		}
+	}
+	base, err := tx.base(rec, nil)
+	if err != nil {
+		return false, err
+	}
+	if base != nil && state(base.Info) < pfspb.CommitState_FINISHED {
+		return false, nil
+	}
+	applied, err := tx.s.files.Apply(tx.Context(), base.GetLayers(), base.GetInfo().GetDetails().GetSizeBytes(), stored(own))
+	if err != nil {
+		// Such as that of layers which this transaction itself puts: only it sees them yet.
+		return false, tx.Context().Err()
+	}
+	applied.New = withRecords(applied.New)
+	branch := &pfspb.Branch{Repo: rec.Info.Commit.Repo, Name: rec.Branch}
+	tx.Defer(func() { tx.s.pokeCompactor(branch, len(applied.Stack)) })
+	return true, tx.setApplied(rec, applied)
+}
+
 // stored are layers that etcd has.
 func stored(refs []*recordpb.LayerRef) []*fileset.Layer {
 	layers := make([]*fileset.Layer, len(refs))

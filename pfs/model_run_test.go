@@ -23,11 +23,20 @@ import (
 const modelSteps = 10000 / (1 + 4*raceFactor)
 
 // TestModel drives a real service and the model with the same random operations
-// and compares everything that can be read.
+// and compares everything that can be read: once with commits that are finished by the
+// transaction which ends their writing, and once by the finisher alone.
 func TestModel(t *testing.T) {
-	m := newMeta(t)
+	t.Run("finished at once", func(t *testing.T) { testModel(t, newMeta(t)) })
+	t.Run("finished later", func(t *testing.T) {
+		m := newMeta(t)
+		m.svc.finishAtOnce = 0
+		testModel(t, m)
+	})
+}
+
+func testModel(t *testing.T, m *metaServer) {
 	steps, round := 0, 0
-	for steps < modelSteps {
+	for steps < modelSteps/2 {
 		rapid.Check(t, func(rt *rapid.T) {
 			round++
 			r := &modelRun{T: rt, ctx: t.Context(), m: m, repos: map[string]*mRepo{}, hashes: map[string]string{}, prefix: fmt.Sprintf("m%d-", round)}

@@ -308,6 +308,7 @@ func TestDiffFile(t *testing.T) {
 // TestRead_OfUnfinishedCommits waits for FINISHING, and reads what is open.
 func TestRead_OfUnfinishedCommits(t *testing.T) {
 	m := newMeta(t)
+	m.svc.finishAtOnce = 0
 	m.repo("r")
 	m.apply("r@master", add("/a", "1"))
 	open := m.start("r@master")

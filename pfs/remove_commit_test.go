@@ -300,6 +300,7 @@ func TestDrop_LastCommitLeavesAnEmptyOne(t *testing.T) {
 func TestDrop_WhileFinishing(t *testing.T) {
 	svc, stop := openService(t, t.TempDir()) // nothing runs in the background
 	defer stop()
+	svc.finishAtOnce = 0
 	ctx := limit(t)
 	if _, err := svc.CreateRepo(ctx, &pfspb.CreateRepoRequest{Repo: repoOf("r")}); err != nil {
 		t.Fatal(err)

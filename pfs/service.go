@@ -81,6 +81,9 @@ type Service struct {
 	garbage   *gc.Collector
 	sweeps    chan struct{} // wakes the sweep of deleted repos; holds one
 	idem      Idempotency
+	// finishAtOnce is how many bytes the layers of a commit may have that is made
+	// FINISHED by the transaction which ends its writing.
+	finishAtOnce uint64
 }
 
 // New returns the service. It reads and starts nothing.
@@ -115,6 +118,8 @@ func New(cfg Config) (*Service, error) {
 		defaults: store.NewCollection[*ppspb.GetProjectDefaultsResponse](projectDefaultsPrefix),
 		sweeps:   make(chan struct{}, 1),
 		idem:     cfg.Idempotency.withDefaults(),
+
+		finishAtOnce: 64 << 10,
 	}
 	s.chunks = chunk.NewStore(cfg.Bucket, cfg.Chunks)
 	var err error
