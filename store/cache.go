@@ -20,10 +20,11 @@ import (
 // is at rev, unless somebody has seen a later revision: by an acknowledged commit,
 // by a read or by a watch. So reads through the cache are as fresh as those past it.
 type cache struct {
-	mu    sync.Mutex
-	rev   int64 // every change up to it is in
-	seen  int64 // the newest revision that anybody knows of
-	limit int   // bytes of a generation
+	mu      sync.Mutex
+	rev     int64 // every change up to it is in
+	seen    int64 // the newest revision that anybody knows of
+	limit   int   // bytes of a generation
+	largest int   // bytes of a value that is kept
 	// The least recently used half goes when the other one is full.
 	young, old generation
 	evicted    int64 // no entry that went was as new as this
@@ -54,7 +55,7 @@ const (
 )
 
 func newCache(rev int64) *cache {
-	c := &cache{limit: cacheBytes / 2}
+	c := &cache{limit: cacheBytes / 2, largest: maxCached}
 	c.reset(rev)
 	return c
 }
@@ -108,7 +109,7 @@ func (c *cache) find(key string) (cached, bool) {
 
 // fill takes in what etcd had under a key at a revision.
 func (c *cache) fill(key string, e cached, rev int64) {
-	if len(e.value) > maxCached {
+	if len(e.value) > c.largest {
 		return
 	}
 	c.mu.Lock()
@@ -178,9 +179,11 @@ func (c *cache) change(key string, value []byte, rev int64) {
 	if value == nil {
 		e.rev = 0
 	}
-	if len(value) > maxCached {
-		c.put(key, cached{}) // takes the old value's bytes off
-		delete(c.young.entries, key)
+	if len(value) > c.largest {
+		if before, ok := c.young.entries[key]; ok {
+			c.young.bytes -= len(key) + len(before.value) + cacheOverhead
+			delete(c.young.entries, key)
+		}
 		delete(c.old.entries, key)
 		c.evicted = max(c.evicted, rev+1)
 		return

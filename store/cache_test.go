@@ -17,7 +17,7 @@ import (
 // TestCache_IsWhatEtcdHas: while transactions of all kinds and a lease change a few
 // keys, every transaction finds in the cache what etcd has at the revision of its
 // snapshot, and that is no older than what was acknowledged before it began. The
-// cache is so small that it forgets all the time.
+// cache is so small that it forgets all the time, and some values are too large for it.
 func TestCache_IsWhatEtcdHas(t *testing.T) {
 	s, err := Open(t.Context(), Config{Dir: t.TempDir()})
 	if err != nil {
@@ -25,7 +25,7 @@ func TestCache_IsWhatEtcdHas(t *testing.T) {
 	}
 	defer s.Close()
 	s.cache.mu.Lock()
-	s.cache.limit = 3000
+	s.cache.limit, s.cache.largest = 3000, 150
 	s.cache.mu.Unlock()
 
 	const keys, writers, readers, rounds = 40, 4, 3, 150
@@ -209,6 +209,7 @@ func TestCache_BeginsAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	late := &Store{client: s.client, etcd: s.etcd, prefix: s.prefix, log: s.log, cache: newCache(rev - 8)}
+	late.cache.fill("a", cached{value: []byte("1"), rev: rev - 8, since: rev - 8}, rev-8)
 	late.know(rev)
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -225,5 +226,44 @@ func TestCache_BeginsAnew(t *testing.T) {
 		return nil
 	}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCache_NeverGoesBack: after a transaction that read past the cache, the next one
+// sees no less.
+func TestCache_NeverGoesBack(t *testing.T) {
+	s, err := Open(t.Context(), Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var first, last int64
+	for _, v := range []string{"old", "new"} {
+		if last, err = s.Update(t.Context(), func(tx *Txn) error {
+			tx.Put("a", []byte(v))
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if first == 0 {
+			first = last
+		}
+	}
+	// A second cache, which nobody has told of the last change.
+	late := &Store{client: s.client, etcd: s.etcd, prefix: s.prefix, log: s.log, cache: newCache(first)}
+	late.cache.fill("a", cached{value: []byte("old"), rev: first, since: first}, first)
+	for _, read := range []func(tx *Txn) error{
+		func(tx *Txn) error { _, err := tx.Count(""); return err },
+		func(tx *Txn) error {
+			v, _, err := tx.Get("a")
+			if string(v) != "new" || tx.Revision() != last {
+				t.Errorf("%q at %d, want what was new at %d", v, tx.Revision(), last)
+			}
+			return err
+		},
+	} {
+		if err := late.View(t.Context(), read); err != nil {
+			t.Error(err)
+		}
 	}
 }
