@@ -46,6 +46,13 @@ func (s *Service) InspectPipeline(ctx context.Context, req *ppspb.InspectPipelin
 			if err != nil {
 				return err
 			}
+			_, held, err := s.claims.Get(tx.Txn, key(p))
+			if err != nil {
+				return err
+			}
+			if !held {
+				observed = unattended(observed)
+			}
 			mergeStatus(rec, observed)
 			info = rec.Info
 			return lastCommits(tx, []*recordpb.PipelineRecord{rec})
@@ -116,6 +123,31 @@ func mergeStatus(rec *recordpb.PipelineRecord, observed *recordpb.PipelineStatus
 	info.Details.NextStart = observed.NextStart
 }
 
+// unattended is what a status means when no daemon has the pipeline any more: whoever
+// wrote it is gone with its workers, and keeps none of its promises. nil if nobody
+// had the pipeline yet.
+func unattended(observed *recordpb.PipelineStatus) *recordpb.PipelineStatus {
+	st := proto.CloneOf(observed)
+	if st == nil {
+		return nil
+	}
+	left := st.WorkersAvailable > 0 || st.NextStart != nil
+	st.WorkersAvailable, st.WorkersStartedAt, st.NextStart = 0, nil, nil
+	switch st.State {
+	case ppspb.PipelineState_PIPELINE_STARTING:
+		left = left || st.Reason == ""
+	case ppspb.PipelineState_PIPELINE_RUNNING, ppspb.PipelineState_PIPELINE_CRASHING:
+		left = true
+	default:
+		left = false
+	}
+	if left { // otherwise it says itself why there are no workers
+		st.State = ppspb.PipelineState_PIPELINE_STARTING
+		st.Reason = "the pachd that ran it is gone; waiting for one that takes over"
+	}
+	return st
+}
+
 // listQuery selects pipelines; its zero value means all of them.
 type listQuery struct {
 	projects map[string]bool // nil: all
@@ -135,6 +167,13 @@ func (s *Service) load(ctx context.Context, q listQuery) ([]*recordpb.PipelineRe
 			}
 			statuses[item.Key] = item.Value
 		}
+		held := map[string]bool{}
+		for item, err := range s.claims.Scan(tx.Txn, "", store.ScanOptions{}) {
+			if err != nil {
+				return err
+			}
+			held[item.Key] = true
+		}
 		for item, err := range s.pipelines.Scan(tx.Txn, "", store.ScanOptions{}) {
 			if err != nil {
 				return err
@@ -144,7 +183,11 @@ func (s *Service) load(ctx context.Context, q listQuery) ([]*recordpb.PipelineRe
 			if (q.projects != nil && !q.projects[rec.Info.Pipeline.Project.Name]) || (q.pipeline != nil && key(q.pipeline) != k) {
 				continue
 			}
-			mergeStatus(rec, statuses[k])
+			observed := statuses[k]
+			if !held[k] {
+				observed = unattended(observed)
+			}
+			mergeStatus(rec, observed)
 			records = append(records, rec)
 		}
 		return lastCommits(tx, records)

@@ -25,8 +25,9 @@ import (
 const (
 	pipelinePrefix = "pps/pipeline/"
 	versionPrefix  = "pps/version/"
-	statusPrefix   = "pps/status/" // written by the scheduler
-	portPrefix     = "pps/port/"   // external port -> key of the pipeline that has it
+	statusPrefix   = "pps/status/"          // written by the scheduler
+	claimPrefix    = "pps/scheduler/claim/" // which daemon runs a pipeline, on its lease; the scheduler's
+	portPrefix     = "pps/port/"            // external port -> key of the pipeline that has it
 	defaultsPrefix = "pps/defaults/"
 )
 
@@ -57,6 +58,7 @@ type Service struct {
 	pipelines store.Collection[*recordpb.PipelineRecord]
 	versions  store.Collection[*ppspb.PipelineInfo]
 	statuses  store.Collection[*recordpb.PipelineStatus]
+	claims    store.Collection[*recordpb.DaemonRecord]
 	defaults  store.Collection[*ppspb.GetProjectDefaultsResponse]
 }
 
@@ -77,6 +79,7 @@ func New(cfg Config) *Service {
 		pipelines: store.NewCollection[*recordpb.PipelineRecord](pipelinePrefix),
 		versions:  store.NewCollection[*ppspb.PipelineInfo](versionPrefix),
 		statuses:  store.NewCollection[*recordpb.PipelineStatus](statusPrefix),
+		claims:    store.NewCollection[*recordpb.DaemonRecord](claimPrefix),
 		defaults:  store.NewCollection[*ppspb.GetProjectDefaultsResponse](defaultsPrefix),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -385,6 +386,7 @@ func TestListPipeline(t *testing.T) {
 	rec := &recordpb.PipelineStatus{State: ppspb.PipelineState_PIPELINE_CRASHING, Reason: "exit 1", RecentError: "boom", WorkersAvailable: 0}
 	rec.Generation = e.generation("b")
 	e.put("pps/status/", "default/b", rec)
+	e.put("pps/scheduler/claim/", "default/b", &recordpb.DaemonRecord{Id: "d"})
 	if info := e.inspect("b"); info.State != ppspb.PipelineState_PIPELINE_CRASHING || info.Reason != "exit 1" || info.Details.RecentError != "boom" {
 		t.Errorf("status was not merged: %v", info)
 	}
@@ -401,6 +403,39 @@ func TestListPipeline(t *testing.T) {
 	if got, err := e.list(&ppspb.ListPipelineRequest{}); err != nil || len(got) != 1 {
 		t.Errorf("left: %v %v", got, err)
 	}
+}
+
+// The claim of the daemon that runs a pipeline ends with its lease. From then on nobody
+// is told any more that its workers run.
+func TestInspectAndList_OnceTheDaemonIsGone(t *testing.T) {
+	e := newEnv(t)
+	_, err := e.create(spout("a"))
+	e.ok(err)
+	lease, err := e.store.NewLease(t.Context(), time.Hour)
+	e.ok(err)
+	_, err = e.store.Update(t.Context(), func(tx *store.Txn) error {
+		tx.PutLease("pps/scheduler/claim/default/a", nil, lease.ID())
+		return nil
+	})
+	e.ok(err)
+	e.put("pps/status/", "default/a", &recordpb.PipelineStatus{
+		State: ppspb.PipelineState_PIPELINE_RUNNING, WorkersAvailable: 1, Generation: e.generation("a"), RecentError: "boom",
+	})
+	check := func(state ppspb.PipelineState, workers int64, reason string) {
+		t.Helper()
+		stream, err := e.pps.ListPipeline(t.Context(), &ppspb.ListPipelineRequest{})
+		e.ok(err)
+		listed, err := drain(stream)
+		e.ok(err)
+		for _, p := range append(listed, e.inspect("a")) {
+			if p.State != state || p.Details.WorkersAvailable != workers || p.Reason != reason || p.Details.RecentError != "boom" {
+				t.Errorf("%v", p)
+			}
+		}
+	}
+	check(ppspb.PipelineState_PIPELINE_RUNNING, 1, "")
+	e.ok(lease.Close())
+	check(ppspb.PipelineState_PIPELINE_STARTING, 0, "the pachd that ran it is gone; waiting for one that takes over")
 }
 
 func (e *env) generation(name string) uint64 {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -143,6 +144,41 @@ func TestMergeStatus_OnlyOfTheSameGeneration(t *testing.T) {
 	mergeStatus(rec, st)
 	if d := rec.Info.Details; rec.Info.State != ppspb.PipelineState_PIPELINE_CRASHING || rec.Info.Reason != "r" || d.RecentError != "e" || d.WorkersAvailable != 1 {
 		t.Errorf("status was not taken: %v", rec.Info)
+	}
+}
+
+func TestUnattended_SaysThatNothingRuns(t *testing.T) {
+	const (
+		starting, running, crashing = ppspb.PipelineState_PIPELINE_STARTING, ppspb.PipelineState_PIPELINE_RUNNING, ppspb.PipelineState_PIPELINE_CRASHING
+		paused, failure             = ppspb.PipelineState_PIPELINE_PAUSED, ppspb.PipelineState_PIPELINE_FAILURE
+		gone                        = "the pachd that ran it is gone; waiting for one that takes over"
+	)
+	soon := timestamppb.Now()
+	for _, c := range []struct {
+		st     *recordpb.PipelineStatus
+		state  ppspb.PipelineState
+		reason string
+	}{
+		{&recordpb.PipelineStatus{State: running, WorkersAvailable: 2, WorkersStartedAt: soon}, starting, gone},
+		{&recordpb.PipelineStatus{State: running, Reason: "service port 1: taken", WorkersAvailable: 2}, starting, gone},
+		{&recordpb.PipelineStatus{State: crashing, Reason: "exit status 1", NextStart: soon}, starting, gone},
+		{&recordpb.PipelineStatus{State: starting, Reason: "exit status 1; next start", NextStart: soon}, starting, gone},
+		{&recordpb.PipelineStatus{State: starting}, starting, gone},
+		{&recordpb.PipelineStatus{State: starting, Reason: "pachd has shut down"}, starting, "pachd has shut down"},
+		{&recordpb.PipelineStatus{State: paused, WorkersAvailable: 1}, paused, ""},
+		{&recordpb.PipelineStatus{State: failure, Reason: "nothing to run"}, failure, "nothing to run"},
+	} {
+		before := proto.CloneOf(c.st)
+		got := unattended(c.st)
+		if got.State != c.state || got.Reason != c.reason || got.WorkersAvailable != 0 || got.WorkersStartedAt != nil || got.NextStart != nil {
+			t.Errorf("%v: %v", c.st, got)
+		}
+		if !proto.Equal(before, c.st) {
+			t.Errorf("changed what it was given: %v", c.st)
+		}
+	}
+	if unattended(nil) != nil {
+		t.Error("nobody had it")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/minipachd/minipachd/pps/fence"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -76,6 +77,11 @@ func (p *pipeline) take() *taken {
 			if t.status, _, err = p.s.statuses.Get(tx, p.key); err != nil {
 				return err
 			}
+			if st := takenOver(t.status); st != nil {
+				if err := p.s.statuses.Put(tx, p.key, st); err != nil {
+					return err
+				}
+			}
 			t.revision = tx.Revision()
 			fence.ExpelAll(tx, p.key)
 			return p.s.members.claim(tx, claimPrefix+p.key)
@@ -89,6 +95,22 @@ func (p *pipeline) take() *taken {
 		return nil
 	}
 	return &t
+}
+
+// takenOver is what is left of the status of an earlier daemon, whose workers are
+// gone, until the first one of this daemon is written; nil if that says so itself.
+func takenOver(earlier *recordpb.PipelineStatus) *recordpb.PipelineStatus {
+	if earlier.GetWorkersAvailable() == 0 && earlier.GetNextStart() == nil &&
+		earlier.GetState() != ppspb.PipelineState_PIPELINE_RUNNING && earlier.GetState() != ppspb.PipelineState_PIPELINE_CRASHING {
+		return nil
+	}
+	st := proto.CloneOf(earlier)
+	st.WorkersAvailable, st.WorkersStartedAt, st.NextStart = 0, nil, nil
+	if st.State != ppspb.PipelineState_PIPELINE_PAUSED && st.State != ppspb.PipelineState_PIPELINE_FAILURE {
+		st.State = ppspb.PipelineState_PIPELINE_STARTING
+		st.Reason = "taken over from a pachd that is gone"
+	}
+	return st
 }
 
 // insist tries something again until it works, ctx ends, the error is errGone, or the

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -244,6 +245,57 @@ func TestRun_WorkersEndWhenAnotherHasTheClaim(t *testing.T) {
 	d.crew.nobody()
 	other.close()
 	d.crew.next() // free again
+}
+
+// What a dead daemon has written is not shown as what the next one observes.
+func TestRun_TakeoverWithdrawsWhatTheDeadDaemonSaid(t *testing.T) {
+	etcd := newStore(t)
+	d := start(t, etcd)
+	dead := &membership{store: etcd, log: d.sched.log, ttl: time.Hour}
+	if !dead.join(t.Context()) {
+		t.Fatal("not a member")
+	}
+	record := d.spout(1)
+	if _, err := etcd.Update(t.Context(), func(tx *store.Txn) error {
+		if err := dead.claim(tx, claimPrefix+"p/s"); err != nil {
+			return err
+		}
+		st := &recordpb.PipelineStatus{State: stRunning, WorkersAvailable: 1, Generation: record.Generation, Starts: 7, RecentError: "before"}
+		if err := d.sched.statuses.Put(tx, "p/s", st); err != nil {
+			return err
+		}
+		return d.sched.pipelines.Put(tx, "p/s", record)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	go dead.close() // the lease ends
+	var said []string
+	last := d.await(func(st *recordpb.PipelineStatus) bool {
+		if st.GetStarts() == 7 {
+			said = append(said, fmt.Sprint(st.GetState(), st.GetWorkersAvailable(), " ", st.GetReason()))
+		}
+		return st.GetStarts() == 8 && st.GetState() == stRunning
+	})
+	if want := fmt.Sprint(stStarting, 0, " taken over from a pachd that is gone"); !slices.Contains(said, want) {
+		t.Errorf("%q, want %q among them", said, want)
+	}
+	if last.GetRecentError() != "before" {
+		t.Errorf("not counted on: %v", last)
+	}
+	d.crew.next()
+}
+
+func TestTakenOver_LeavesWhatSaysItself(t *testing.T) {
+	for _, st := range []*recordpb.PipelineStatus{
+		nil, {State: stStarting, Reason: "pachd has shut down"}, {State: stPaused}, {State: stFailure, Reason: "nothing to run"},
+	} {
+		if got := takenOver(st); got != nil {
+			t.Errorf("%v: %v", st, got)
+		}
+	}
+	if got := takenOver(&recordpb.PipelineStatus{State: stPaused, WorkersAvailable: 1}); got.GetState() != stPaused || got.GetWorkersAvailable() != 0 {
+		t.Error(got)
+	}
 }
 
 // Daemons share the pipelines, and a pipeline moves when a daemon comes or goes.
