@@ -103,7 +103,7 @@ func TestShare_CountersNeitherSkipNorRepeat(t *testing.T) {
 	}
 	for _, name := range spouts {
 		awaitPipeline(ctx, t, pps, name, func(p *ppspb.PipelineInfo) bool { return p.GetDetails().GetWorkersAvailable() == 0 })
-		checkCounter(ctx, t, pfs, name, filepath.Join(shared, name))
+		checkCounter(ctx, t, pfs, name, "", filepath.Join(shared, name))
 	}
 	checkFsck(ctx, t, pfs)
 	for _, p := range daemons {
@@ -142,34 +142,73 @@ func counted(ctx context.Context, pfs pfspb.APIClient, name string, n int) error
 	}
 }
 
-// checkCounter reads all numbers back, and the acknowledgements.
-func checkCounter(ctx context.Context, t *testing.T, pfs pfspb.APIClient, name, acks string) {
+// ack is what a counter says of a commit that pachd has acknowledged.
+type ack struct {
+	n  int
+	by string // its process
+	at time.Time
+}
+
+// readAcks reads a file of acknowledgements. What was being written when the counter
+// was killed does not count.
+func readAcks(t *testing.T, file string) []ack {
 	t.Helper()
-	text, err := get(ctx, pfs, name, "/log")
+	data, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return parseAcks(string(data))
+}
+
+func parseAcks(text string) (all []ack) {
+	for line := range strings.Lines(text) {
+		var a ack
+		var nanos int64
+		if n, err := fmt.Sscanln(line, &a.n, &a.by, &nanos); n == 3 && err == nil {
+			a.at = time.Unix(0, nanos)
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// checkCounter reads all numbers of a counter back, and the acknowledgements. Its
+// worker i has files of its own, of which self is the last part. Who has been
+// followed by another process never commits again.
+func checkCounter(ctx context.Context, t *testing.T, pfs pfspb.APIClient, name, self, acks string) []ack {
+	t.Helper()
+	text, err := get(ctx, pfs, name, "/log"+self)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Fields(string(text))
-	for i, line := range lines {
-		if line != strconv.Itoa(i+1) {
-			t.Fatalf("%s: commit %d has the number %s", name, i+1, line)
+	var by []string // who made commit i+1
+	gone := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		n, who, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n != strconv.Itoa(len(by)+1) {
+			t.Fatalf("%s%s: commit %d has the number %s", name, self, len(by)+1, n)
+		}
+		if gone[who] {
+			t.Errorf("%s%s: %s made commit %s after others had followed it", name, self, who, n)
+		}
+		if len(by) > 0 && by[len(by)-1] != who {
+			gone[by[len(by)-1]] = true
+		}
+		by = append(by, who)
+	}
+	all := readAcks(t, acks+self)
+	acked := map[int]bool{}
+	for _, a := range all {
+		if acked[a.n] {
+			t.Errorf("%s%s: %d was acknowledged twice", name, self, a.n)
+		}
+		acked[a.n] = true
+		if a.n > len(by) || by[a.n-1] != a.by {
+			t.Errorf("%s%s: %d of %s was acknowledged, and is not among %d commits", name, self, a.n, a.by, len(by))
 		}
 	}
-	data, err := os.ReadFile(acks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	acked := map[string]bool{}
-	for _, line := range strings.Fields(string(data)) {
-		if acked[line] {
-			t.Errorf("%s: %s was acknowledged twice", name, line)
-		}
-		acked[line] = true
-		if n, err := strconv.Atoi(line); err != nil || n > len(lines) {
-			t.Errorf("%s: %s was acknowledged, and is not among %d commits", name, line, len(lines))
-		}
-	}
-	t.Logf("%s: %d commits, %d acknowledged", name, len(lines), len(acked))
+	t.Logf("%s%s: %d commits, %d acknowledged, by %d processes", name, self, len(by), len(acked), len(gone)+1)
+	return all
 }
 
 // awaitPipeline returns once a pipeline is as it should.

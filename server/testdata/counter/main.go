@@ -1,5 +1,7 @@
 // Counter is a spout that counts: each commit holds the next number in /n and
-// adds a line with it to /log. What pachd has acknowledged it adds to the file ACKS.
+// adds a line with it, and with who made it, to /log. What pachd has acknowledged it
+// adds to the file ACKS, with the time. Worker i of several, the first apart, has
+// files of its own: /n1, /log1 and ACKS1. If told so it misbehaves: see faults.
 package main
 
 import (
@@ -7,9 +9,11 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/minipachd/minipachd/client"
@@ -23,39 +27,83 @@ func main() {
 }
 
 func count(ctx context.Context) error {
+	if dir := os.Getenv("WITNESS"); dir != "" {
+		alive, err := testify(dir)
+		if err != nil {
+			return err
+		}
+		defer alive.Close()
+	}
 	c, err := client.NewFromEnv()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	acks, err := os.OpenFile(os.Getenv("ACKS"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	self := ""
+	if ordinal := os.Getenv("PPS_WORKER_ORDINAL"); ordinal != "0" {
+		self = ordinal
+	}
+	acks, err := os.OpenFile(os.Getenv("ACKS")+self, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	faults, err := readFaults()
 	if err != nil {
 		return err
 	}
 	head := c.Commit(os.Getenv("PPS_PIPELINE_NAME"), "master")
 	n := 0
 	var last bytes.Buffer
-	if _, err := c.GetFile(ctx, head, "/n", 0, &last); err == nil {
+	if _, err := c.GetFile(ctx, head, "/n"+self, 0, &last); err == nil {
 		if n, err = strconv.Atoi(strings.TrimSpace(last.String())); err != nil {
 			return err
 		}
 	} else if !strings.Contains(err.Error(), "not found") {
 		return err
 	}
+	var shown atomic.Int64
+	if port := os.Getenv("PPS_SERVICE_PORT"); port != "" {
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return err
+		}
+		go serve(l, &shown)
+	}
 	for {
 		n++
 		err := c.ModifyFile(ctx, head, func(m *client.Modifier) error {
-			if err := m.PutFile("/n", strings.NewReader(strconv.Itoa(n))); err != nil {
+			if err := m.PutFile("/n"+self, strings.NewReader(strconv.Itoa(n))); err != nil {
 				return err
 			}
-			return m.PutFile("/log", strings.NewReader(fmt.Sprintln(n)), client.Append())
+			return m.PutFile("/log"+self, strings.NewReader(fmt.Sprintln(n, name())), client.Append())
 		})
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintln(acks, n); err != nil {
+		if _, err := fmt.Fprintln(acks, n, name(), time.Now().UnixNano()); err != nil {
 			return err
 		}
-		time.Sleep(5 * time.Millisecond)
+		shown.Store(int64(n))
+		if err := faults.maybe(ctx, c); err != nil {
+			return err
+		}
+		time.Sleep(faults.pause)
+	}
+}
+
+// name is this process among all that ever count.
+func name() string {
+	return fmt.Sprintf("%s.%d", os.Getenv("PACHD_WORKER_INCARNATION"), os.Getpid())
+}
+
+// serve answers every connection with the number that was acknowledged last.
+func serve(l net.Listener, shown *atomic.Int64) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Fprintln(conn, shown.Load())
+		conn.Close()
 	}
 }
