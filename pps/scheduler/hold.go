@@ -155,10 +155,27 @@ func (p *pipeline) keep() {
 	}
 }
 
-// release lets another daemon have the pipeline.
+// release lets another daemon have the pipeline. If that does not work in time, share
+// finds the claim, or the lease ends.
 func (p *pipeline) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
+	if err := p.unclaim(ctx); err != nil {
+		p.log.Debug("release the pipeline", zap.Error(err))
+	}
+}
+
+// letGo is run for a pipeline that this daemon has a claim on and does not run.
+func (p *pipeline) letGo() {
+	defer close(p.done)
+	defer p.halt()
+	if err := p.insist(p.ctx, "release the pipeline", p.unclaim); err != nil {
+		p.log.Debug("release the pipeline", zap.Error(err))
+	}
+}
+
+// unclaim removes this daemon's claim, if there is one.
+func (p *pipeline) unclaim(ctx context.Context) error {
 	_, err := p.s.cfg.Store.Update(ctx, func(tx *store.Txn) error {
 		holder, ok, err := p.s.claims.Get(tx, p.key)
 		if err == nil && ok && holder.GetId() == p.s.members.id {
@@ -167,9 +184,7 @@ func (p *pipeline) release() {
 		}
 		return err
 	})
-	if err != nil {
-		p.log.Debug("release the pipeline", zap.Error(err)) // the lease ends anyway
-	}
+	return err
 }
 
 // admit makes a token the one that counts for its slot, and drops what workers of

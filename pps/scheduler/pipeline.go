@@ -120,11 +120,11 @@ func (p *pipeline) renew() {
 func (p *pipeline) run() {
 	defer close(p.done)
 	defer p.halt()
+	defer p.release() // also what take may have done before it was halted
 	taken := p.take()
 	if taken == nil {
 		return
 	}
-	defer p.release()
 	p.report = newReporter(p.s, p.key)
 	defer p.report.close()
 	defer p.tasks.Wait()

@@ -172,7 +172,9 @@ func follow[T proto.Message](ctx context.Context, wait *sync.WaitGroup, r *roste
 }
 
 // share takes the pipelines that are this daemon's and free, and gives up those that
-// are another's.
+// are another's, also those that it has a claim on without running them: a claim
+// can be left by an attempt to take a pipeline, or to release it, of which nobody
+// knows how it ended, and as long as this daemon lives nobody else would take it.
 func (r *roster) share(ctx context.Context) {
 	held := maps.Clone(r.claims)
 	for key := range r.running {
@@ -191,13 +193,18 @@ func (r *roster) share(ctx context.Context) {
 	}
 	for key, owner := range of {
 		holder := r.claims[key]
-		if owner != us || r.running[key] != nil || holder != "" && holder != us {
+		if r.running[key] != nil || holder != us && (owner != us || holder != "") {
 			continue
 		}
 		p := newPipeline(r.s, key)
 		r.running[key] = p
+		work := p.run
+		if owner != us {
+			r.halted[key] = true
+			work = p.letGo
+		}
 		go func() { // end waits for it
-			p.run()
+			work()
 			select {
 			case r.ended <- p:
 			case <-ctx.Done():

@@ -1,7 +1,9 @@
 package scheduler
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -324,6 +326,53 @@ func TestRun_DaemonsShareThePipelines(t *testing.T) {
 		first.crew.next() // and back
 	}
 	first.crew.nobody()
+}
+
+// A daemon that has claims on pipelines that it does not run, and is not to run, lets
+// go of them: nobody else could start their workers.
+func TestRun_ClaimsOfOthersPipelinesAreGivenUp(t *testing.T) {
+	etcd := newStore(t)
+	first := start(t, etcd)
+	second := start(t, etcd)
+	record := first.spout(1)
+	create := func(names ...string) {
+		t.Helper()
+		if _, err := etcd.Update(t.Context(), func(tx *store.Txn) error {
+			for _, name := range names {
+				r := proto.CloneOf(record)
+				r.Info.Pipeline.Name = name
+				if err := first.sched.pipelines.Put(tx, "p/"+name, r); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("x", "y")
+	holders := map[string]string{} // one each once they know of each other
+	watching, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := first.sched.claims.Watch(watching, etcd, "", func(e store.Event[*recordpb.DaemonRecord]) error {
+		if !e.Synced {
+			holders[e.Key] = e.Value.GetId()
+		}
+		if x, y := holders["p/x"], holders["p/y"]; x != "" && y != "" && x != y {
+			return errSeen
+		}
+		return nil
+	}); !errors.Is(err, errSeen) {
+		t.Fatal(err)
+	}
+	names := []string{"a", "b", "c", "d"}
+	for _, name := range names {
+		claim(t, etcd, &first.sched.members, "p/"+name)
+	}
+	create(names...)
+	for _, name := range names {
+		second.awaitAs(name, func(st *recordpb.PipelineStatus) bool { return st.GetState() == stRunning })
+	}
 }
 
 func TestRun_LogLines(t *testing.T) {
