@@ -8,15 +8,15 @@ import (
 
 // etcdProxy stands between one daemon and etcd, and can come between them.
 type etcdProxy struct {
-	addr   string
-	target string
+	addr string
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-	gate  chan struct{} // closed: bytes pass
-	cut   bool
-	ended bool
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	target string
+	conns  map[net.Conn]bool
+	gate   chan struct{} // closed: bytes pass
+	cut    bool
+	ended  bool
+	wg     sync.WaitGroup
 }
 
 func startEtcdProxy(t *testing.T, target string) *etcdProxy {
@@ -50,7 +50,10 @@ func startEtcdProxy(t *testing.T, target string) *etcdProxy {
 
 func (p *etcdProxy) forward(conn net.Conn) {
 	defer conn.Close()
-	up, err := net.Dial("tcp", p.target)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	up, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -131,4 +134,11 @@ func (p *etcdProxy) heal() {
 	default:
 		close(p.gate)
 	}
+}
+
+// lead has new connections go to another address.
+func (p *etcdProxy) lead(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
 }

@@ -8,12 +8,15 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,30 +33,32 @@ import (
 // may change its configuration.
 func startEtcd(t *testing.T, dir, addr string, edit ...func(*embed.Config)) (*embed.Etcd, string) {
 	t.Helper()
-	if addr == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	peer := url.URL{Scheme: "unix", Path: filepath.Join(t.TempDir(), "peer")}
+	for try := 0; ; try++ {
+		at := addr
+		if addr == "" {
+			at = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		}
+		c := embed.NewConfig()
+		c.Dir = dir
+		c.LogLevel = "fatal"
+		client := url.URL{Scheme: "http", Host: at}
+		c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+		c.ListenPeerUrls = []url.URL{peer}
+		c.MaxTxnOps, c.MaxRequestBytes = 8192, 4<<20
+		for _, f := range edit {
+			f(c)
+		}
+		e, err := embed.StartEtcd(c)
+		if err != nil && addr == "" && errors.Is(err, syscall.EADDRINUSE) && try < 10 {
+			continue // somebody was faster
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		addr = l.Addr().String()
-		l.Close()
+		<-e.Server.ReadyNotify()
+		return e, at
 	}
-	c := embed.NewConfig()
-	c.Dir = dir
-	c.LogLevel = "fatal"
-	client, peer := url.URL{Scheme: "http", Host: addr}, url.URL{Scheme: "unix", Path: filepath.Join(t.TempDir(), "peer")}
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	c.ListenPeerUrls = []url.URL{peer}
-	c.MaxTxnOps, c.MaxRequestBytes = 8192, 4<<20
-	for _, f := range edit {
-		f(c)
-	}
-	e, err := embed.StartEtcd(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-e.Server.ReadyNotify()
-	return e, addr
 }
 
 // TestEtcdGone_CallsFailAndGoOn takes the etcd cluster away from a running

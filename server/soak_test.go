@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,13 +47,13 @@ func (b *besieged) slots() []string {
 type siege struct {
 	t        *testing.T
 	etcd     *embed.Etcd
-	etcdAddr string
 	proxies  []*etcdProxy
 	dirs     []string
 	shared   string
 	counter  string
 	external int // port of the service
 	spouts   []besieged
+	victim   atomic.Int64 // the daemon under attack, or -1
 
 	mu      sync.Mutex
 	daemons []*proc
@@ -129,10 +130,11 @@ func newSiege(t *testing.T) *siege {
 	t.Helper()
 	s := &siege{t: t, shared: t.TempDir(), counter: counterBinary(t), external: freePort(t), pauses: map[string][]interval{}}
 	pachdBinary(t)
-	s.etcd, s.etcdAddr = startEtcd(t, filepath.Join(s.shared, "etcd"), "")
+	var addr string
+	s.etcd, addr = startEtcd(t, s.path("etcd"), "")
 	t.Cleanup(func() { s.etcd.Close() }) // after the daemons' end
 	for i := range 3 {
-		s.proxies = append(s.proxies, startEtcdProxy(t, s.etcdAddr))
+		s.proxies = append(s.proxies, startEtcdProxy(t, addr))
 		s.dirs = append(s.dirs, t.TempDir())
 		s.daemons = append(s.daemons, nil)
 		s.start(i)
@@ -185,6 +187,8 @@ var daemonAttacks = []string{
 // attackDaemon makes one attack, undoes it, and waits until everything commits again.
 func (s *siege) attackDaemon(ctx context.Context, kind string) {
 	i := rand.IntN(len(s.daemons))
+	s.victim.Store(int64(i))
+	defer s.victim.Store(-1)
 	p, proxy := s.daemons[i], s.proxies[i]
 	for _, d := range s.daemons {
 		if err := d.cmd.Process.Signal(syscall.Signal(0)); err != nil {
@@ -238,7 +242,11 @@ func (s *siege) attackDaemon(ctx context.Context, kind string) {
 		proxy.heal()
 	case "etcd started":
 		s.etcd.Close()
-		s.etcd, _ = startEtcd(s.t, filepath.Join(s.shared, "etcd"), s.etcdAddr)
+		var addr string
+		s.etcd, addr = startEtcd(s.t, s.path("etcd"), "")
+		for _, proxy := range s.proxies {
+			proxy.lead(addr)
+		}
 	default:
 		s.t.Fatalf("attack %q is not known", kind)
 	}
