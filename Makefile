@@ -39,6 +39,7 @@ bench: ## measure, each figure beside its floor (see docs/performance.md)
 	go run ./bench
 
 soak: ## kill, stop and freeze daemons again and again and check every guarantee
+	go test ./server -run Soak_Spouts -count 1 -v -soak 10m -timeout 30m
 	go test ./server -run 'Kill|Share' -count 1 -v -kill.rounds 100 -share.rounds 60 -timeout 180m
 
 soak-gc: ## collect garbage under load and kill -9 for 10 minutes

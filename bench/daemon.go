@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
 // daemon is a plain gRPC client of the pachd under test.
@@ -21,6 +22,7 @@ type daemon struct {
 	proc   *child
 	conn   *grpc.ClientConn
 	pfs    pfspb.APIClient
+	spouts *spouts
 	random *rand.ChaCha8
 	round  int // from 1 on
 	made   int // repos that the measurement of that made
@@ -42,6 +44,7 @@ func startDaemon(ctx context.Context, dir string, cfg config) (*daemon, error) {
 		return nil, err
 	}
 	d.pfs = pfspb.NewAPIClient(d.conn)
+	d.spouts = &spouts{d: d, pps: ppspb.NewAPIClient(d.conn)}
 	for i := range 9 {
 		if err := d.createRepo(ctx, fmt.Sprintf("r%d", i)); err != nil {
 			d.close()
@@ -57,7 +60,7 @@ func (d *daemon) close() {
 }
 
 func (d *daemon) measurements() []measurement {
-	return []measurement{
+	all := []measurement{
 		{"one-shot commit of 100 bytes, 1 client", "commits/s", floorTxn, d.oneShot(1, func(int) string { return "r0" })},
 		{"the same, 8 clients, 8 repos", "commits/s", floorTxn8, d.oneShot(8, func(w int) string { return fmt.Sprintf("r%d", w) })},
 		{"the same, 8 clients, one branch", "commits/s", floorTxn8, d.oneShot(8, func(int) string { return "r8" })},
@@ -73,8 +76,9 @@ func (d *daemon) measurements() []measurement {
 		{"500 appending commits: list commits", "ms", "", d.listCommits},
 		{"500 appending commits: read the file", "ms", "", d.readAppended},
 		{"create repo", "repos/s", floorTxn, d.repos},
-		{"peak resident memory of the daemon", "MB", "", func(context.Context) (float64, error) { return d.proc.peak() }},
 	}
+	all = append(all, d.spouts.measurements()...)
+	return append(all, measurement{"peak resident memory of the daemon", "MB", "", func(context.Context) (float64, error) { return d.proc.peak() }})
 }
 
 func repo(name string) *pfspb.Repo {

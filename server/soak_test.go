@@ -21,7 +21,7 @@ import (
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
-var soakTime = flag.Duration("soak", 12*time.Second, "how long the soak of spouts attacks")
+var soakTime = flag.Duration("soak", 8*time.Second, "how long the soak of spouts attacks")
 
 const soakLease = 3 * time.Second
 
@@ -81,11 +81,11 @@ type attack struct {
 }
 
 // TestSoak_SpoutsCannotBeKilled attacks three daemons that share an etcd, each of which
-// reaches it through a proxy of its own, and the workers and pipelines on them, in two loops at a
-// time. Whatever happens, the spouts commit on; in the end nothing acknowledged is
-// missing, each number is there once, no process that was given up has committed
-// after its successor, no slot had two processes but where its daemon was frozen,
-// and nothing is left of anything.
+// reaches it through a proxy of its own, and at the same time the workers and
+// pipelines on them. Whatever happens, the spouts commit on; in the end nothing
+// acknowledged is missing, each number is there once, no process that was given up
+// has committed after its successor, no slot had two processes but where a daemon was
+// frozen, a deep fsck is clean, and no process is left.
 func TestSoak_SpoutsCannotBeKilled(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	s := newSiege(t)
@@ -108,7 +108,11 @@ func TestSoak_SpoutsCannotBeKilled(t *testing.T) {
 	var kinds []int
 	for small.Err() == nil && !t.Failed() {
 		if len(kinds) == 0 {
-			kinds = rand.Perm(len(daemonAttacks))
+			n := len(daemonAttacks)
+			if *soakTime < time.Minute {
+				n--
+			}
+			kinds = rand.Perm(n)
 		}
 		s.attackDaemon(ctx, daemonAttacks[kinds[0]])
 		kinds = kinds[1:]
@@ -176,7 +180,8 @@ func (s *siege) create(ctx context.Context, b *besieged, version int) {
 	})
 }
 
-// daemonAttacks hit a daemon, or its way to etcd, or etcd.
+// daemonAttacks hit a daemon, its way to etcd, or etcd, which takes long to stop and
+// is last: the short form goes without.
 var daemonAttacks = []string{
 	"daemon killed and started again", "daemon killed, others take over", "daemon stopped and started again",
 	"daemon frozen beyond its lease", "daemon frozen for a moment",
