@@ -147,8 +147,8 @@ func newSiege(t *testing.T) *siege {
 		t.Fatal(err)
 	}
 	s.spouts = []besieged{
-		{name: "plain", workers: 1, spout: `{}`},
-		{name: "three", workers: 3, spout: `{}`, fields: `"parallelism_spec": {"constant": 3},`},
+		{name: "plain", workers: 1, env: `, "STUBBORN": "1"`, spout: `{}`},
+		{name: "three", workers: 3, env: `, "STUBBORN": "1"`, spout: `{}`, fields: `"parallelism_spec": {"constant": 3},`},
 		{name: "hangs", workers: 1, env: `, "HANG": "0.005"`, spout: `{"liveness": {"commit_every": "1.5s", "interval": "0.2s", "initial_delay": "0s"}}`},
 		{name: "crashes", workers: 1, env: `, "CRASH": "0.02"`, spout: `{}`},
 		{name: "serves", workers: 1, spout: fmt.Sprintf(`{"service": {"internal_port": %d, "external_port": %d}, "liveness": {"exec":

@@ -14,7 +14,7 @@ import (
 
 // faults is what may happen after each commit, as long as there is no file CALM.
 type faults struct {
-	pause time.Duration // PAUSE, between commits
+	pause time.Duration // PAUSE, within each commit
 	hang  float64       // HANG, how likely it commits no more
 	crash float64       // CRASH, how likely it ends, half the time with half a commit left open
 }

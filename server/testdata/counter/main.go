@@ -1,7 +1,8 @@
 // Counter is a spout that counts: each commit holds the next number in /n and
 // adds a line with it, and with who made it, to /log. What pachd has acknowledged it
 // adds to the file ACKS, with the time. Worker i of several, the first apart, has
-// files of its own: /n1, /log1 and ACKS1. If told so it misbehaves: see faults.
+// files of its own: /n1, /log1 and ACKS1. If told so it misbehaves (see faults), or
+// is STUBBORN: it tries again where others end.
 package main
 
 import (
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/minipachd/minipachd/client"
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
 
 func main() {
@@ -51,6 +53,15 @@ func count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	stubborn := os.Getenv("STUBBORN") != ""
+	var shown atomic.Int64
+	if port := os.Getenv("PPS_SERVICE_PORT"); port != "" {
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return err
+		}
+		go serve(l, &shown)
+	}
 	head := c.Commit(os.Getenv("PPS_PIPELINE_NAME"), "master")
 	n := 0
 	var last bytes.Buffer
@@ -61,22 +72,21 @@ func count(ctx context.Context) error {
 	} else if !strings.Contains(err.Error(), "not found") {
 		return err
 	}
-	var shown atomic.Int64
-	if port := os.Getenv("PPS_SERVICE_PORT"); port != "" {
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			return err
-		}
-		go serve(l, &shown)
-	}
 	for {
 		n++
-		err := c.ModifyFile(ctx, head, func(m *client.Modifier) error {
+		commit := func(m *client.Modifier) error {
 			if err := m.PutFile("/n"+self, strings.NewReader(strconv.Itoa(n))); err != nil {
 				return err
 			}
+			time.Sleep(faults.pause) // so that most attacks meet a stream that is open
 			return m.PutFile("/log"+self, strings.NewReader(fmt.Sprintln(n, name())), client.Append())
-		})
+		}
+		var err error
+		if stubborn {
+			err = insist(ctx, c, head, n, faults.pause, commit)
+		} else {
+			err = c.ModifyFile(ctx, head, commit)
+		}
 		if err != nil {
 			return err
 		}
@@ -87,7 +97,20 @@ func count(ctx context.Context) error {
 		if err := faults.maybe(ctx, c); err != nil {
 			return err
 		}
-		time.Sleep(faults.pause)
+	}
+}
+
+// insist tries a commit again until it is acknowledged. The key makes sure that the
+// number is there once, whatever has become of the attempts before.
+func insist(ctx context.Context, c *client.Client, head *pfspb.Commit, n int, pause time.Duration, commit func(*client.Modifier) error) error {
+	key := fmt.Sprint(name(), "/", n)
+	for {
+		_, err := c.ModifyFileOnce(ctx, head, key, commit)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		log.Print(err)
+		time.Sleep(pause) // paces the attempts
 	}
 }
 
