@@ -109,8 +109,7 @@ func insist(ctx context.Context, c *client.Client, head *pfspb.Commit, n int, pa
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		log.Print(err)
-		time.Sleep(pause) // paces the attempts
+		time.Sleep(pause) // and no word, which would end it once pachd reads no more
 	}
 }
 
