@@ -10,6 +10,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs/fileset"
 	"github.com/minipachd/minipachd/pfs/remote"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
 
@@ -28,7 +29,7 @@ func (s *Service) Egress(ctx context.Context, req *pfspb.EgressRequest) (*pfspb.
 	if req.GetObjectStorage().GetUrl() == "" {
 		return nil, invalidRequest("object_storage.url must be given")
 	}
-	sn, err := s.snapshot(ctx, req.GetCommit())
+	sn, err := s.snapshot(ctx, req.GetCommit(), authpb.Permission_REPO_READ)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/minipachd/minipachd/pfs/fileset"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -192,7 +193,10 @@ func (s *Service) GetFileSet(ctx context.Context, req *pfspb.GetFileSetRequest) 
 		var src *source
 		var id string
 		err := s.Update(ctx, func(tx *Txn) error {
-			var err error
+			err := s.permit(ctx, tx.Txn, c, authpb.Permission_REPO_READ)
+			if err != nil {
+				return err
+			}
 			if src, err = tx.source(c); err != nil || src.wait != nil || diff && src.folded && !src.baseless {
 				return err
 			}
@@ -253,6 +257,9 @@ func (s *Service) AddFileSet(ctx context.Context, req *pfspb.AddFileSetRequest) 
 	var open *pfspb.Commit
 	own := 0
 	err := s.Update(ctx, func(tx *Txn) error {
+		if err := s.permit(ctx, tx.Txn, req.GetCommit(), authpb.Permission_REPO_WRITE); err != nil {
+			return err
+		}
 		rec, err := tx.resolve(req.GetCommit())
 		if err != nil {
 			return err

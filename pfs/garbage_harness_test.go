@@ -12,6 +12,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -153,7 +154,7 @@ func (f *farm) put(s *Service, repo, path string, data []byte) {
 // get reads a file back.
 func (f *farm) get(s *Service, repo, path string) []byte {
 	f.t.Helper()
-	sn, err := s.snapshot(f.ctx, commitOf(repo+"@master"))
+	sn, err := s.snapshot(f.ctx, commitOf(repo+"@master"), authpb.Permission_REPO_READ)
 	f.must(err)
 	n, err := sn.one(f.ctx, fileOf(nil, path))
 	f.must(err)

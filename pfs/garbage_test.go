@@ -10,6 +10,7 @@ import (
 
 	"github.com/minipachd/minipachd/clock/clocktest"
 	"github.com/minipachd/minipachd/pfs/fileset"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
 )
@@ -197,7 +198,7 @@ func TestCollectGarbage_UnreadableLayerStopsTheSweep(t *testing.T) {
 	f.put(s, "r", "/a", noise(1, large))
 	w, _ := f.write(s, "/b", noise(2, large))
 	w.Abort() // garbage
-	sn, err := s.snapshot(f.ctx, commitOf("r@master"))
+	sn, err := s.snapshot(f.ctx, commitOf("r@master"), authpb.Permission_REPO_READ)
 	f.must(err)
 	_, err = f.store.Update(f.ctx, func(tx *store.Txn) error {
 		return s.layers.Put(tx, layerKey(sn.rec.Layers[0].Id), &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Inline{Inline: []byte("?")}})
@@ -217,7 +218,7 @@ func TestCopyFile_SourceIsDeletedMeanwhile(t *testing.T) {
 	f.repo(s, "src")
 	f.repo(s, "r")
 	f.put(s, "src", "/a", noise(1, large))
-	src, err := s.snapshot(f.ctx, commitOf("src@master"))
+	src, err := s.snapshot(f.ctx, commitOf("src@master"), authpb.Permission_REPO_READ)
 	f.must(err)
 	node, err := src.one(f.ctx, fileOf(nil, "/a"))
 	f.must(err)
@@ -310,7 +311,7 @@ func TestCollectGarbage_ByTheClock(t *testing.T) {
 	wait(time.Minute)
 	f.repo(s, "r")
 	f.put(s, "r", "/a", noise(1, large))
-	sn, err := s.snapshot(f.ctx, commitOf("r@master"))
+	sn, err := s.snapshot(f.ctx, commitOf("r@master"), authpb.Permission_REPO_READ)
 	f.must(err)
 	f.deleteRepo(s, "r")
 	clock.Advance(time.Minute)

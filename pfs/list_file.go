@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/minipachd/minipachd/pfs/fileset"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
 
@@ -17,7 +18,7 @@ const maxFiles = 100_000
 
 // InspectFile implements pfs_v2.API.
 func (s *Service) InspectFile(ctx context.Context, req *pfspb.InspectFileRequest) (*pfspb.FileInfo, error) {
-	sn, err := s.openFile(ctx, req.GetFile())
+	sn, err := s.openFile(ctx, req.GetFile(), authpb.Permission_REPO_INSPECT_FILE)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func (s *Service) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	sn, err := s.openFile(ctx, req.GetFile())
+	sn, err := s.openFile(ctx, req.GetFile(), authpb.Permission_REPO_LIST_FILE)
 	if err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func (s *Service) WalkFile(req *pfspb.WalkFileRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	sn, err := s.openFile(ctx, req.GetFile())
+	sn, err := s.openFile(ctx, req.GetFile(), authpb.Permission_REPO_READ)
 	if err != nil {
 		return err
 	}
@@ -162,7 +163,7 @@ func (s *Service) GlobFile(req *pfspb.GlobFileRequest, stream grpc.ServerStreami
 	if req.GetCommit() == nil {
 		return invalidRequest("a commit must be given")
 	}
-	sn, err := s.snapshot(ctx, req.GetCommit())
+	sn, err := s.snapshot(ctx, req.GetCommit(), authpb.Permission_REPO_READ)
 	if err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func (s *Service) GlobFile(req *pfspb.GlobFileRequest, stream grpc.ServerStreami
 // DiffFile implements pfs_v2.API.
 func (s *Service) DiffFile(req *pfspb.DiffFileRequest, stream grpc.ServerStreamingServer[pfspb.DiffFileResponse]) error {
 	ctx := stream.Context()
-	after, err := s.openFile(ctx, req.GetNewFile())
+	after, err := s.openFile(ctx, req.GetNewFile(), authpb.Permission_REPO_READ)
 	if err != nil {
 		return err
 	}
@@ -186,9 +187,9 @@ func (s *Service) DiffFile(req *pfspb.DiffFileRequest, stream grpc.ServerStreami
 	switch {
 	case req.GetOldFile() != nil:
 		oldPath = req.GetOldFile().GetPath()
-		before, err = s.openFile(ctx, req.GetOldFile())
+		before, err = s.openFile(ctx, req.GetOldFile(), authpb.Permission_REPO_READ)
 	case after.rec.Info.ParentCommit != nil:
-		before, err = s.snapshot(ctx, after.rec.Info.ParentCommit)
+		before, err = s.snapshot(ctx, after.rec.Info.ParentCommit, authpb.Permission_REPO_READ)
 	}
 	if err != nil {
 		return err

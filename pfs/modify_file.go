@@ -12,6 +12,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs/fileset"
 	"github.com/minipachd/minipachd/pfs/frame"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -35,6 +36,9 @@ func (s *Service) ModifyFile(stream modifyStream) error {
 	}
 	if commit.SetCommit == nil {
 		return &InvalidRequestError{Stream: true, Why: "set_commit must not be empty"}
+	}
+	if err := s.permit(ctx, nil, commit.SetCommit, authpb.Permission_REPO_WRITE); err != nil {
+		return err
 	}
 	key, err := idempotencyKey(ctx)
 	if err != nil {
@@ -70,6 +74,10 @@ func (s *Service) modify(ctx context.Context, ops operations, c *pfspb.Commit, a
 	layers, err := w.Finish()
 	if err != nil {
 		return fmt.Errorf("modify files of %s: %w", CommitName(c), err)
+	}
+	// Once more: the permission may have been taken away meanwhile.
+	if err := s.permit(ctx, nil, c, authpb.Permission_REPO_WRITE); err != nil {
+		return err
 	}
 	return attach(layers)
 }
@@ -156,7 +164,7 @@ func (s *Service) copyFile(ctx context.Context, w *fileset.Writer, cp *pfspb.Cop
 	if err := checkPath(cp.GetDst()); err != nil {
 		return err
 	}
-	src, err := s.snapshot(ctx, cp.GetSrc().GetCommit())
+	src, err := s.snapshot(ctx, cp.GetSrc().GetCommit(), authpb.Permission_REPO_READ)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/minipachd/minipachd/pfs/fileset"
 	"github.com/minipachd/minipachd/pfs/frame"
 	"github.com/minipachd/minipachd/pfs/glob"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -27,8 +28,8 @@ type snapshot struct {
 }
 
 // snapshot opens a commit. It waits for one that is FINISHING; an open one is
-// read as it is now.
-func (s *Service) snapshot(ctx context.Context, c *pfspb.Commit) (*snapshot, error) {
+// read as it is now. The caller must have perm on its repo.
+func (s *Service) snapshot(ctx context.Context, c *pfspb.Commit, perm authpb.Permission) (*snapshot, error) {
 	if repo := NormalizeRepo(commitRepo(c)); repo.GetName() == fileSetsRepo {
 		return s.fileSetSnapshot(ctx, &pfspb.Commit{Repo: repo, Id: commitText(c)})
 	}
@@ -36,6 +37,9 @@ func (s *Service) snapshot(ctx context.Context, c *pfspb.Commit) (*snapshot, err
 		var snap *snapshot
 		var wait *pfspb.Commit
 		err := s.View(ctx, func(tx *Txn) error {
+			if err := s.permit(ctx, tx.Txn, c, perm); err != nil {
+				return err
+			}
 			rec, err := tx.resolve(c)
 			if err != nil {
 				return err
@@ -130,14 +134,14 @@ func (sn *snapshot) info(n *fileset.Node) *pfspb.FileInfo {
 }
 
 // open opens the commit of a file in a request.
-func (s *Service) openFile(ctx context.Context, f *pfspb.File) (*snapshot, error) {
+func (s *Service) openFile(ctx context.Context, f *pfspb.File, perm authpb.Permission) (*snapshot, error) {
 	if f == nil {
 		return nil, invalidRequest("a file must be given")
 	}
 	if f.GetCommit() == nil {
 		return nil, invalidRequest("the file must have a commit")
 	}
-	return s.snapshot(ctx, f.GetCommit())
+	return s.snapshot(ctx, f.GetCommit(), perm)
 }
 
 // match yields the nodes that a glob matches, those in a directory that matches
@@ -222,7 +226,7 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 	if req.GetOffset() < 0 {
 		return invalidRequest("the offset must not be negative")
 	}
-	sn, err := s.openFile(ctx, req.GetFile())
+	sn, err := s.openFile(ctx, req.GetFile(), authpb.Permission_REPO_READ)
 	if err != nil {
 		return err
 	}
@@ -294,7 +298,7 @@ func inRange(p string, r *pfspb.PathRange) bool {
 // an object of its own.
 func (s *Service) GetFileTAR(req *pfspb.GetFileRequest, stream grpc.ServerStreamingServer[wrapperspb.BytesValue]) error {
 	ctx := stream.Context()
-	sn, err := s.openFile(ctx, req.GetFile())
+	sn, err := s.openFile(ctx, req.GetFile(), authpb.Permission_REPO_READ)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/clock"
 	"github.com/minipachd/minipachd/pfs/chunk"
 	"github.com/minipachd/minipachd/pfs/fileset"
@@ -33,8 +34,9 @@ import (
 type Config struct {
 	Store  *store.Store
 	Bucket chunk.Bucket
-	Logger *zap.Logger // default: none
-	Clock  clock.Clock // of triggers with a cron_spec and policies; default: the system's
+	Logger *zap.Logger   // default: none
+	Auth   *auth.Service // nil: everybody may do everything
+	Clock  clock.Clock   // of triggers with a cron_spec and policies; default: the system's
 	// Room says, by an error, that there is no space for more data; nil means that
 	// there always is.
 	Room func() error
@@ -60,6 +62,7 @@ type Service struct {
 	files  *fileset.Storage
 	remote *remote.Client
 	log    *zap.Logger
+	auth   *auth.Service
 	clock  clock.Clock
 	room   func() error
 
@@ -104,6 +107,7 @@ func New(cfg Config) (*Service, error) {
 		store:    cfg.Store,
 		bucket:   cfg.Bucket,
 		log:      cfg.Logger,
+		auth:     cfg.Auth,
 		clock:    cfg.Clock,
 		room:     cfg.Room,
 		projects: store.NewCollection[*pfspb.ProjectInfo](projectPrefix),

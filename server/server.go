@@ -109,7 +109,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	if s.pfs, err = pfs.New(pfs.Config{
 		Store: s.store, Bucket: s.bucket, Logger: s.log.Named("pfs"),
-		Room: s.store.Room, GC: cfg.gc(), URLs: cfg.URLs, Idempotency: cfg.Idempotency,
+		Auth: s.auth, Room: s.store.Room, GC: cfg.gc(), URLs: cfg.URLs, Idempotency: cfg.Idempotency,
 	}); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
 	}
