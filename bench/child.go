@@ -137,16 +137,19 @@ func (c *child) stop() {
 }
 
 // peak is the high-water mark of the daemon's resident memory so far, in MB.
-func (c *child) peak() (float64, error) {
+func (c *child) peak() (float64, error) { return c.memory("VmHWM") }
+
+// memory is a line of the daemon's status, in MB.
+func (c *child) memory(name string) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
 			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			return kib * 1024 / 1e6, err
 		}
 	}
-	return 0, fmt.Errorf("the daemon's status has no VmHWM line")
+	return 0, fmt.Errorf("the daemon's status has no line %s", name)
 }

@@ -181,15 +181,25 @@ type sink struct {
 	files int
 }
 
-// ListFile answers with one message again and again.
-func (s *sink) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreamingServer[pfspb.FileInfo]) error {
-	info := &pfspb.FileInfo{
-		File:      &pfspb.File{Commit: &pfspb.Commit{Repo: req.File.Commit.Repo, Id: "0123456789abcdef0123456789abcdef"}, Path: "/dir/0000000", Datum: "default"},
+// info is a FileInfo of the usual size.
+func (s *sink) info(r *pfspb.Repo) *pfspb.FileInfo {
+	return &pfspb.FileInfo{
+		File:      &pfspb.File{Commit: &pfspb.Commit{Repo: r, Id: "0123456789abcdef0123456789abcdef"}, Path: "/dir/0000000", Datum: "default"},
 		FileType:  pfspb.FileType_FILE,
 		Committed: timestamppb.Now(),
 		SizeBytes: 1024,
 		Hash:      s.piece[:32],
 	}
+}
+
+// InspectFile answers at once.
+func (s *sink) InspectFile(_ context.Context, req *pfspb.InspectFileRequest) (*pfspb.FileInfo, error) {
+	return s.info(req.File.Commit.Repo), nil
+}
+
+// ListFile answers with one message again and again.
+func (s *sink) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreamingServer[pfspb.FileInfo]) error {
+	info := s.info(req.File.Commit.Repo)
 	for range s.files {
 		if err := stream.Send(info); err != nil {
 			return err

@@ -3,6 +3,7 @@
 // ratio survives a noisy machine better than a number of seconds does.
 //
 //	go run ./bench [-rounds 5] [-size 512] [-json out.json]
+//	go run ./bench -grow commits|files|repos|spouts [-up-to 10000]
 //
 // The daemon under test runs in a process of its own, on loopback, with its data
 // in a temporary directory on the disk of -dir; clients reach it over real gRPC.
@@ -69,6 +70,9 @@ func main() {
 	flag.StringVar(&cfg.dir, "dir", os.TempDir(), "where the data goes")
 	flag.StringVar(&cfg.profile, "profile", "", "write CPU profiles of the daemon, one for each measurement of the last round, to this directory")
 	only := flag.String("only", "", "take only measurements whose name matches this regular expression")
+	growWhat := flag.String("grow", "", "instead take the curve of how cost grows with the number of: commits, files, repos, spouts")
+	upTo := flag.Int("up-to", 0, "with -grow: the last size, 0 for all of them")
+	plots := flag.String("plots", filepath.Join("docs", "performance"), "with -grow: directory for the curve as JSON and SVG")
 	out := flag.String("json", "", "also write the results as JSON to this file")
 	flag.Parse()
 	cfg.bulk = *mib << 20
@@ -79,8 +83,20 @@ func main() {
 		}
 	}
 
+	if cfg.profile != "" {
+		if err := os.MkdirAll(cfg.profile, 0o755); err != nil {
+			log.Fatalf("-profile: %v", err)
+		}
+	}
+
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if *growWhat != "" {
+		if err := grow(ctx, cfg, *growWhat, *upTo, *plots); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	results, err := measure(ctx, cfg)
 	if err != nil {
 		log.Fatal(err)
