@@ -2,6 +2,7 @@ package pps
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/minipachd/minipachd/auth"
@@ -87,6 +88,47 @@ func (s *Service) visible(ctx context.Context, records []*recordpb.PipelineRecor
 		}
 	}
 	return seen, nil
+}
+
+// outline is what everybody with a token may know of a pipeline, whose spec and
+// condition may hold secrets: values of its environment, arguments, what its program
+// said last. All that is not named here is left out.
+func outline(info *ppspb.PipelineInfo) *ppspb.PipelineInfo {
+	d := info.GetDetails()
+	return &ppspb.PipelineInfo{
+		Pipeline:     info.GetPipeline(),
+		Version:      info.GetVersion(),
+		SpecCommit:   info.GetSpecCommit(),
+		Stopped:      info.GetStopped(),
+		State:        info.GetState(),
+		Reason:       info.GetReason(),
+		LastJobState: info.GetLastJobState(),
+		Parallelism:  info.GetParallelism(),
+		Type:         info.GetType(),
+		Details: &ppspb.PipelineInfo_Details{
+			Transform:        &ppspb.Transform{Image: d.GetTransform().GetImage()},
+			Spout:            &ppspb.Spout{},
+			Description:      d.GetDescription(),
+			CreatedAt:        d.GetCreatedAt(),
+			CreatedBy:        d.GetCreatedBy(),
+			UpdatedAt:        d.GetUpdatedAt(),
+			OutputBranch:     d.GetOutputBranch(),
+			WorkersRequested: d.GetWorkersRequested(),
+			WorkersAvailable: d.GetWorkersAvailable(),
+			WorkersStartedAt: d.GetWorkersStartedAt(),
+		},
+	}
+}
+
+// allowed is permit with a word instead of a denial.
+func (s *Service) allowed(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline, perm authpb.Permission) (bool, error) {
+	err := s.permit(ctx, tx, p, perm)
+	var denied *auth.DeniedError
+	var none *auth.NoBindingError
+	if errors.As(err, &denied) || errors.As(err, &none) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // ActivateAuth implements pps_v2.API: it lets the workers of every pipeline there is

@@ -1,6 +1,7 @@
 package pps
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -29,7 +30,7 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 	case !hasPipeline && !hasJob && ofDatum:
 		return errors.New("must specify the Job or Pipeline that the datum is from to get logs for it")
 	case hasJob:
-		return s.jobLogs(req)
+		return s.jobLogs(ctx, req)
 	}
 	query := logs.Query{Pipeline: logs.Daemon, Tail: req.GetTail(), Follow: req.GetFollow()}
 	if hasPipeline {
@@ -37,11 +38,11 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 		if err != nil {
 			return err
 		}
-		if err := s.exists(ctx, p); err != nil {
-			return fmt.Errorf("could not get pipeline information for %s: %w", key(p), err)
-		}
 		if err := s.auth.Check(ctx, nil, outputResource(p), authpb.Permission_REPO_READ); err != nil {
 			return err
+		}
+		if err := s.exists(ctx, p); err != nil {
+			return fmt.Errorf("could not get pipeline information for %s: %w", key(p), err)
 		}
 		query.Project, query.Pipeline = projectName(p.GetProject()), p.GetName()
 	}
@@ -84,13 +85,16 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 }
 
 // jobLogs answers a request for the logs of a job, which no spout has.
-func (s *Service) jobLogs(req *ppspb.GetLogsRequest) error {
+func (s *Service) jobLogs(ctx context.Context, req *ppspb.GetLogsRequest) error {
 	job := req.GetJob()
 	if job.GetPipeline().GetName() == "" {
 		return errors.New("pipeline must be specified for the given job")
 	}
 	if req.GetPipeline().GetName() != "" && key(req.GetPipeline()) != key(job.GetPipeline()) {
 		return errors.New("job is from the wrong pipeline")
+	}
+	if err := s.auth.Check(ctx, nil, outputResource(job.GetPipeline()), authpb.Permission_REPO_READ); err != nil {
+		return err
 	}
 	return &JobNotFoundError{Job: job}
 }

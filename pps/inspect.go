@@ -17,6 +17,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pps/jq"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -24,7 +25,7 @@ import (
 )
 
 // InspectPipeline implements pps_v2.API. The name may end in ^, ^^, ^2, ~ or ~2
-// to mean an older version.
+// to mean an older version. Who may not read the output repo gets the outline.
 func (s *Service) InspectPipeline(ctx context.Context, req *ppspb.InspectPipelineRequest) (*ppspb.PipelineInfo, error) {
 	p, err := target(req.GetPipeline())
 	if err != nil {
@@ -36,9 +37,13 @@ func (s *Service) InspectPipeline(ctx context.Context, req *ppspb.InspectPipelin
 	}
 	p.Name = name
 	var info *ppspb.PipelineInfo
+	reads := false
 	err = s.pfs.View(ctx, func(tx *pfs.Txn) error {
 		rec, err := s.record(tx, p)
 		if err != nil {
+			return err
+		}
+		if reads, err = s.allowed(ctx, tx, p, authpb.Permission_REPO_READ); err != nil {
 			return err
 		}
 		if back == 0 {
@@ -65,6 +70,9 @@ func (s *Service) InspectPipeline(ctx context.Context, req *ppspb.InspectPipelin
 	})
 	if err != nil {
 		return nil, err
+	}
+	if !reads {
+		info = outline(info)
 	}
 	if !req.GetDetails() {
 		info.Details = nil
@@ -270,8 +278,26 @@ func matches(ctx context.Context, filter *jq.Filter, m proto.Message) (bool, err
 	return filter.Match(ctx, text)
 }
 
-// history returns the versions of a pipeline that a list request asks for, newest first.
+// history returns the versions of a pipeline that a list request asks for, newest
+// first, as far as the caller may know them.
 func (s *Service) history(ctx context.Context, rec *recordpb.PipelineRecord, req *ppspb.ListPipelineRequest) ([]*ppspb.PipelineInfo, error) {
+	infos, err := s.versionsOf(ctx, rec, req)
+	if err != nil {
+		return nil, err
+	}
+	reads, err := s.auth.Allows(ctx, outputResource(rec.Info.Pipeline), authpb.Permission_REPO_READ)
+	if err != nil {
+		return nil, err
+	}
+	for i := range infos {
+		if !reads {
+			infos[i] = outline(infos[i])
+		}
+	}
+	return infos, nil
+}
+
+func (s *Service) versionsOf(ctx context.Context, rec *recordpb.PipelineRecord, req *ppspb.ListPipelineRequest) ([]*ppspb.PipelineInfo, error) {
 	newest := rec.Info.Version
 	if id := req.GetCommitSet().GetId(); id != "" {
 		v, err := s.versionAt(ctx, rec, id)

@@ -6,6 +6,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pps/fence"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
@@ -139,6 +140,9 @@ func (s *Service) DeletePipelines(ctx context.Context, req *ppspb.DeletePipeline
 // DeleteAll implements pps_v2.API: it deletes all pipelines, whatever depends on
 // them, and then all secrets.
 func (s *Service) DeleteAll(ctx context.Context, _ *emptypb.Empty) (*emptypb.Empty, error) {
+	if err := s.auth.Check(ctx, nil, auth.Cluster(), authpb.Permission_CLUSTER_DELETE_ALL); err != nil {
+		return nil, err
+	}
 	if _, err := s.DeletePipelines(ctx, &ppspb.DeletePipelinesRequest{All: true, Force: true}); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/minipachd/minipachd/pfs"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
@@ -50,11 +51,11 @@ func (s *Service) CreatePipelineIn(ctx context.Context, tx *pfs.Txn, call *ppspb
 }
 
 // StopJobIn is StopJob as part of tx.
-func (s *Service) StopJobIn(_ *pfs.Txn, req *ppspb.StopJobRequest) error {
-	return jobMissing(req.GetJob())
+func (s *Service) StopJobIn(ctx context.Context, tx *pfs.Txn, req *ppspb.StopJobRequest) error {
+	return s.jobMissing(ctx, tx.Txn, req.GetJob(), authpb.Permission_REPO_WRITE)
 }
 
 // UpdateJobStateIn is UpdateJobState as part of tx.
-func (s *Service) UpdateJobStateIn(_ *pfs.Txn, req *ppspb.UpdateJobStateRequest) error {
-	return jobMissing(req.GetJob())
+func (s *Service) UpdateJobStateIn(ctx context.Context, tx *pfs.Txn, req *ppspb.UpdateJobStateRequest) error {
+	return s.jobMissing(ctx, tx.Txn, req.GetJob(), authpb.Permission_REPO_WRITE)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -93,12 +94,26 @@ func (s *Server) resolveWorker(ctx context.Context, token string) (auth.Identity
 	}
 	current, err := s.fences.Current(ctx, c)
 	if err == nil && !current {
-		err = auth.ErrBadToken
+		err = &replacedError{c}
 	}
 	if err != nil {
 		return auth.Identity{}, true, err
 	}
 	return workerIdentity(c), true, nil
+}
+
+// replacedError refuses the token of a worker that may not write any more. It tells
+// nothing that the token does not say itself: one that nobody ever had looks the same.
+type replacedError struct{ fence.Claims }
+
+func (e *replacedError) Error() string {
+	return fmt.Sprintf("%s: worker %d of pipeline %.200q, incarnation %.40q, was stopped or replaced, and the token that it had ended with it",
+		status.Convert(auth.ErrBadToken).Message(), e.Slot, e.Pipeline, e.ID)
+}
+
+// GRPCStatus makes it Unauthenticated.
+func (e *replacedError) GRPCStatus() *status.Status {
+	return status.New(codes.Unauthenticated, e.Error())
 }
 
 // supervise runs the handler of a stream, and ends the stream when the caller's
@@ -128,13 +143,7 @@ func (g *guard) supervise(srv any, ss grpc.ServerStream, method string, next grp
 		}()
 		done <- next(srv, stream)
 	})
-	refused := g.auth.Watch(running, id, func() error {
-		_, now, err := g.identify(ss.Context(), method)
-		if err == nil && now.Subject != id.Subject && g.auth.Active() {
-			err = auth.ErrBadToken
-		}
-		return err
-	})
+	refused := g.watch(running, ss.Context(), method, id)
 	var after <-chan time.Time
 	if refused != nil {
 		stream.refused.Store(&refused)
@@ -153,6 +162,52 @@ func (g *guard) supervise(srv any, ss grpc.ServerStream, method string, next grp
 		return refused
 	}
 	return err
+}
+
+// watch returns what refuses a caller whose call goes on, or nil when running ends.
+// Ctx is that of the call as it came.
+func (g *guard) watch(running, ctx context.Context, method string, id auth.Identity) error {
+	return g.auth.Watch(running, id, func() error {
+		_, now, err := g.identify(ctx, method)
+		if err == nil && now.Subject != id.Subject && g.auth.Active() {
+			err = auth.ErrBadToken
+		}
+		return err
+	})
+}
+
+// patience is how long a call that is no stream runs before it is watched as one.
+const patience = 500 * time.Millisecond
+
+// attend runs the handler of a call that is no stream. If it waits for long, it ends
+// when the caller's token is good no more.
+func (g *guard) attend(ctx context.Context, method string, run func(context.Context) (any, error)) (any, error) {
+	inner, id, err := g.identify(ctx, method)
+	if err != nil {
+		return nil, err
+	}
+	if accessTable[method].public && id.Subject == "" {
+		return run(inner)
+	}
+	inner, cancel := context.WithCancelCause(inner)
+	ended := make(chan struct{})
+	timer := time.AfterFunc(patience, func() {
+		defer close(ended)
+		if refused := g.watch(inner, ctx, method, id); refused != nil {
+			cancel(refused)
+		}
+	})
+	defer func() {
+		cancel(nil)
+		if !timer.Stop() {
+			<-ended
+		}
+	}()
+	resp, err := run(inner)
+	if err != nil && inner.Err() != nil && ctx.Err() == nil {
+		return nil, context.Cause(inner)
+	}
+	return resp, err
 }
 
 // supervised is a stream with another context that can be told to end.

@@ -42,11 +42,7 @@ type panicked struct {
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() { g.finish(ctx, info.FullMethod, start, recover(), &err) }()
-	ctx, _, err = g.identify(ctx, info.FullMethod)
-	if err != nil {
-		return nil, err
-	}
-	return next(ctx, req)
+	return g.attend(ctx, info.FullMethod, func(ctx context.Context) (any, error) { return next(ctx, req) })
 }
 
 func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {

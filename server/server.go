@@ -219,8 +219,8 @@ func etcdTLS(cfg Config) (*tls.Config, error) {
 func (s *Server) newGRPC() *grpc.Server {
 	g := &guard{log: s.log.Named("grpc"), auth: s.auth}
 	s.guard = g
-	transactions := transaction.New(transaction.Config{Store: s.store, PFS: s.pfs, Pipelines: s.pps})
-	attached := metadata.New(s.pfs, s.pps)
+	transactions := transaction.New(transaction.Config{Store: s.store, PFS: s.pfs, Pipelines: s.pps, Auth: s.auth})
+	attached := metadata.New(s.pfs, s.pps, s.auth)
 	srv := grpc.NewServer(
 		grpc.ForceServerCodecV2(frame.Codec()),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -250,6 +250,9 @@ func (s *Server) newGRPC() *grpc.Server {
 		secure:       s.cfg.Secure(),
 		metadata:     attached.Cluster,
 		projectErr: func(ctx context.Context, name string) error {
+			if c, _ := auth.CallerOf(ctx); s.auth.Active() && c.Anonymous() {
+				return nil // who is not known learns nothing of projects
+			}
 			return s.pfs.View(ctx, func(tx *pfs.Txn) error {
 				_, err := tx.InspectProject(name)
 				return err

@@ -365,12 +365,15 @@ func (x *Transaction) GetId() string {
 
 // What is known of a transaction.
 type TransactionInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
-	Requests      []*TransactionRequest  `protobuf:"bytes,2,rep,name=requests,proto3" json:"requests,omitempty"`
-	Responses     []*TransactionResponse `protobuf:"bytes,3,rep,name=responses,proto3" json:"responses,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
-	Version       uint64                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Transaction *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	Requests    []*TransactionRequest  `protobuf:"bytes,2,rep,name=requests,proto3" json:"requests,omitempty"`
+	Responses   []*TransactionResponse `protobuf:"bytes,3,rep,name=responses,proto3" json:"responses,omitempty"`
+	Started     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
+	Version     uint64                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	// Who started it; empty if auth was off. Nobody else but a cluster admin may see it,
+	// add to it, finish or delete it.
+	CreatedBy     string `protobuf:"bytes,1000,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -438,6 +441,13 @@ func (x *TransactionInfo) GetVersion() uint64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *TransactionInfo) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
 }
 
 // The answer of ListTransaction.
@@ -663,13 +673,15 @@ const file_transaction_v2_transaction_proto_rawDesc = "" +
 	"\x16ListTransactionRequest\"\x19\n" +
 	"\x17StartTransactionRequest\"\x1d\n" +
 	"\vTransaction\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xa3\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xc3\x02\n" +
 	"\x0fTransactionInfo\x12=\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x1b.transaction_v2.TransactionR\vtransaction\x12>\n" +
 	"\brequests\x18\x02 \x03(\v2\".transaction_v2.TransactionRequestR\brequests\x12A\n" +
 	"\tresponses\x18\x03 \x03(\v2#.transaction_v2.TransactionResponseR\tresponses\x124\n" +
 	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\x04R\aversion\"^\n" +
+	"\aversion\x18\x05 \x01(\x04R\aversion\x12\x1e\n" +
+	"\n" +
+	"created_by\x18\xe8\a \x01(\tR\tcreatedBy\"^\n" +
 	"\x10TransactionInfos\x12J\n" +
 	"\x10transaction_info\x18\x01 \x03(\v2\x1f.transaction_v2.TransactionInfoR\x0ftransactionInfo\"\xaa\x05\n" +
 	"\x12TransactionRequest\x12:\n" +

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
 	adminpb "github.com/minipachd/minipachd/proto/admin_v2"
 	metadatapb "github.com/minipachd/minipachd/proto/metadata"
@@ -31,10 +32,10 @@ const (
 	clusterKey    = "info"
 )
 
-// Pipelines edits the metadata of a pipeline as part of tx. edit gets the present
+// Pipelines edits the metadata of a pipeline as part of tx, if the caller may. edit gets the present
 // map, which it may change, and gives the new one.
 type Pipelines interface {
-	EditPipelineMetadata(tx *pfs.Txn, p *ppspb.PipelinePicker, edit func(map[string]string) (map[string]string, error)) error
+	EditPipelineMetadata(ctx context.Context, tx *pfs.Txn, p *ppspb.PipelinePicker, edit func(map[string]string) (map[string]string, error)) error
 }
 
 // Service implements metadata.API. Its methods may be called concurrently.
@@ -43,12 +44,13 @@ type Service struct {
 
 	pfs       *pfs.Service
 	pipelines Pipelines
+	auth      *auth.Service
 	cluster   store.Collection[*adminpb.ClusterInfo] // only metadata is set
 }
 
-// New returns the service.
-func New(files *pfs.Service, pipelines Pipelines) *Service {
-	return &Service{pfs: files, pipelines: pipelines, cluster: store.NewCollection[*adminpb.ClusterInfo](clusterPrefix)}
+// New returns the service. With a nil access everybody may edit everything.
+func New(files *pfs.Service, pipelines Pipelines, access *auth.Service) *Service {
+	return &Service{pfs: files, pipelines: pipelines, auth: access, cluster: store.NewCollection[*adminpb.ClusterInfo](clusterPrefix)}
 }
 
 // Register adds the service to a gRPC server.
@@ -72,7 +74,7 @@ func (s *Service) EditMetadata(ctx context.Context, req *metadatapb.EditMetadata
 	err := s.pfs.Update(ctx, func(tx *pfs.Txn) error {
 		var failed editErrors
 		for i, e := range req.GetEdits() {
-			err := s.edit(tx, e)
+			err := s.edit(ctx, tx, e)
 			if err != nil && ctx.Err() != nil {
 				return err
 			}
@@ -91,8 +93,11 @@ func (s *Service) EditMetadata(ctx context.Context, req *metadatapb.EditMetadata
 	return &metadatapb.EditMetadataResponse{}, nil
 }
 
-// edit does one edit.
-func (s *Service) edit(tx *pfs.Txn, e *metadatapb.Edit) error {
+// edit does one edit, if the caller may.
+func (s *Service) edit(ctx context.Context, tx *pfs.Txn, e *metadatapb.Edit) error {
+	if err := s.permit(ctx, tx, e); err != nil {
+		return err
+	}
 	change := func(m map[string]string) (map[string]string, error) { return apply(m, e) }
 	switch t := e.GetTarget().(type) {
 	case *metadatapb.Edit_Project:
@@ -104,7 +109,7 @@ func (s *Service) edit(tx *pfs.Txn, e *metadatapb.Edit) error {
 	case *metadatapb.Edit_Commit:
 		return tx.EditCommitMetadata(t.Commit, change)
 	case *metadatapb.Edit_Pipeline:
-		return s.pipelines.EditPipelineMetadata(tx, t.Pipeline, change)
+		return s.pipelines.EditPipelineMetadata(ctx, tx, t.Pipeline, change)
 	case *metadatapb.Edit_Cluster:
 		info, ok, err := s.cluster.Get(tx.Txn, clusterKey)
 		if err != nil {

@@ -20,8 +20,8 @@ type Pipelines interface {
 	// CreatePipelineIn returns the call with the effective spec filled in; running
 	// that again means the same.
 	CreatePipelineIn(ctx context.Context, tx *pfs.Txn, call *ppspb.CreatePipelineTransaction) (*ppspb.CreatePipelineTransaction, error)
-	StopJobIn(tx *pfs.Txn, req *ppspb.StopJobRequest) error
-	UpdateJobStateIn(tx *pfs.Txn, req *ppspb.UpdateJobStateRequest) error
+	StopJobIn(ctx context.Context, tx *pfs.Txn, req *ppspb.StopJobRequest) error
+	UpdateJobStateIn(ctx context.Context, tx *pfs.Txn, req *ppspb.UpdateJobStateRequest) error
 }
 
 // perform runs one request as part of tx and returns what its RPC answers. What a
@@ -49,9 +49,9 @@ func (s *Service) perform(ctx context.Context, tx *pfs.Txn, r *transactionpb.Tra
 	case r.GetDeleteBranch() != nil:
 		err = tx.DeleteBranch(r.GetDeleteBranch().GetBranch(), r.GetDeleteBranch().GetForce())
 	case r.GetUpdateJobState() != nil:
-		err = s.pipelines.UpdateJobStateIn(tx, r.GetUpdateJobState())
+		err = s.pipelines.UpdateJobStateIn(ctx, tx, r.GetUpdateJobState())
 	case r.GetStopJob() != nil:
-		err = s.pipelines.StopJobIn(tx, r.GetStopJob())
+		err = s.pipelines.StopJobIn(ctx, tx, r.GetStopJob())
 	case r.GetCreatePipelineV2() != nil:
 		var done *ppspb.CreatePipelineTransaction
 		if done, err = s.pipelines.CreatePipelineIn(ctx, tx, r.GetCreatePipelineV2()); err == nil {

@@ -23,6 +23,18 @@ func (e *NotFoundError) Error() string {
 // GRPCStatus makes it NotFound.
 func (e *NotFoundError) GRPCStatus() *status.Status { return status.New(codes.NotFound, e.Error()) }
 
+// NotOwnerError reports a transaction that somebody else started.
+type NotOwnerError struct{ Subject, ID string }
+
+func (e *NotOwnerError) Error() string {
+	return fmt.Sprintf("%s is not authorized to perform this operation - transaction %s belongs to whoever started it, and to cluster admins", e.Subject, e.ID)
+}
+
+// GRPCStatus makes it PermissionDenied.
+func (e *NotOwnerError) GRPCStatus() *status.Status {
+	return status.New(codes.PermissionDenied, e.Error())
+}
+
 // FullError reports a transaction that takes no more calls. ID is empty for one
 // that was never stored.
 type FullError struct{ ID string }

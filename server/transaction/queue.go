@@ -82,7 +82,7 @@ func (s *Service) tryAdd(ctx context.Context, id string, call *transactionpb.Tra
 	var tried *transactionpb.TransactionRequest
 	var version uint64
 	err := s.pfs.Try(ctx, func(tx *pfs.Txn) error {
-		info, err := s.get(tx.Txn, id)
+		info, err := s.get(ctx, tx.Txn, id)
 		if err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (s *Service) tryAdd(ctx context.Context, id string, call *transactionpb.Tra
 		return answer, nil // answered, and nothing to do later
 	}
 	_, err = s.store.Update(ctx, func(tx *store.Txn) error {
-		info, err := s.get(tx, id)
+		info, err := s.get(ctx, tx, id)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
 	transactionpb "github.com/minipachd/minipachd/proto/transaction_v2"
 	"github.com/minipachd/minipachd/store"
@@ -34,11 +35,12 @@ const (
 // prefix is that of the keys of open transactions, each with its id.
 const prefix = "transaction/"
 
-// Config is what a Service works with. All fields are required.
+// Config is what a Service works with. Store, PFS and Pipelines are required.
 type Config struct {
 	Store     *store.Store
 	PFS       *pfs.Service
 	Pipelines Pipelines
+	Auth      *auth.Service // nil: everybody may do everything
 }
 
 // Service implements transaction_v2.API. Its methods may be called concurrently.
@@ -48,6 +50,7 @@ type Service struct {
 	store     *store.Store
 	pfs       *pfs.Service
 	pipelines Pipelines
+	auth      *auth.Service
 	open      store.Collection[*transactionpb.TransactionInfo]
 	turns     turns
 }
@@ -58,6 +61,7 @@ func New(cfg Config) *Service {
 		store:     cfg.Store,
 		pfs:       cfg.PFS,
 		pipelines: cfg.Pipelines,
+		auth:      cfg.Auth,
 		open:      store.NewCollection[*transactionpb.TransactionInfo](prefix),
 		turns:     turns{taken: map[string]*turn{}},
 	}
@@ -66,8 +70,9 @@ func New(cfg Config) *Service {
 // Register adds the service to a gRPC server.
 func (s *Service) Register(r grpc.ServiceRegistrar) { transactionpb.RegisterAPIServer(r, s) }
 
-// get returns an open transaction, a copy, or *NotFoundError.
-func (s *Service) get(tx *store.Txn, id string) (*transactionpb.TransactionInfo, error) {
+// get returns an open transaction, a copy; or *NotFoundError, or *NotOwnerError if
+// the caller has nothing to do with it.
+func (s *Service) get(ctx context.Context, tx *store.Txn, id string) (*transactionpb.TransactionInfo, error) {
 	if !pfs.IsCommitID(id) {
 		return nil, &NotFoundError{ID: id}
 	}
@@ -78,7 +83,7 @@ func (s *Service) get(tx *store.Txn, id string) (*transactionpb.TransactionInfo,
 	if !ok {
 		return nil, &NotFoundError{ID: id}
 	}
-	return info, nil
+	return info, s.permit(ctx, tx, info)
 }
 
 // StartTransaction implements transaction_v2.API.
@@ -93,7 +98,7 @@ func (s *Service) StartTransaction(ctx context.Context, _ *transactionpb.StartTr
 			return &TooManyError{Open: n}
 		}
 		t = &transactionpb.Transaction{Id: tx.NewID()}
-		return s.open.Put(tx, t.Id, &transactionpb.TransactionInfo{Transaction: t, Started: timestamppb.New(tx.Now())})
+		return s.open.Put(tx, t.Id, &transactionpb.TransactionInfo{Transaction: t, Started: timestamppb.New(tx.Now()), CreatedBy: s.caller(ctx)})
 	})
 	if err != nil {
 		return nil, err
@@ -110,7 +115,7 @@ func (s *Service) InspectTransaction(ctx context.Context, req *transactionpb.Ins
 	var info *transactionpb.TransactionInfo
 	err = s.store.View(ctx, func(tx *store.Txn) error {
 		var err error
-		info, err = s.get(tx, id)
+		info, err = s.get(ctx, tx, id)
 		return err
 	})
 	if err != nil {
@@ -119,19 +124,26 @@ func (s *Service) InspectTransaction(ctx context.Context, req *transactionpb.Ins
 	return info, nil
 }
 
-// ListTransaction implements transaction_v2.API: the open ones, newest first. When
-// the answer grows too large for one message, the rest come without their calls.
+// ListTransaction implements transaction_v2.API: the open ones that the caller has
+// to do with, newest first. When the answer grows too large for one message, the rest come without their calls.
 func (s *Service) ListTransaction(ctx context.Context, _ *transactionpb.ListTransactionRequest) (*transactionpb.TransactionInfos, error) {
+	all, err := s.auth.Allows(ctx, auth.Cluster(), everyTransaction)
+	if err != nil {
+		return nil, err
+	}
 	res := &transactionpb.TransactionInfos{}
 	size := 0
-	err := s.store.View(ctx, func(tx *store.Txn) error {
+	err = s.store.View(ctx, func(tx *store.Txn) error {
 		for item, err := range s.open.Scan(tx, "", store.ScanOptions{}) {
 			if err != nil {
 				return err
 			}
 			info := item.Value
+			if !all && info.CreatedBy != s.caller(ctx) {
+				continue
+			}
 			if size += proto.Size(info); size > maxListBytes {
-				info = &transactionpb.TransactionInfo{Transaction: info.Transaction, Started: info.Started, Version: info.Version}
+				info = &transactionpb.TransactionInfo{Transaction: info.Transaction, Started: info.Started, Version: info.Version, CreatedBy: info.CreatedBy}
 			}
 			res.TransactionInfo = append(res.TransactionInfo, info)
 		}
@@ -153,7 +165,7 @@ func (s *Service) DeleteTransaction(ctx context.Context, req *transactionpb.Dele
 		return nil, err
 	}
 	_, err = s.store.Update(ctx, func(tx *store.Txn) error {
-		if _, err := s.get(tx, id); err != nil {
+		if _, err := s.get(ctx, tx, id); err != nil {
 			return err
 		}
 		s.open.Delete(tx, id)
@@ -192,7 +204,7 @@ func (s *Service) FinishTransaction(ctx context.Context, req *transactionpb.Fini
 	var info *transactionpb.TransactionInfo
 	err = s.pfs.Update(ctx, func(tx *pfs.Txn) error {
 		// Reading the record makes this conflict with a call that is added meanwhile.
-		if info, err = s.get(tx.Txn, id); err != nil {
+		if info, err = s.get(ctx, tx.Txn, id); err != nil {
 			return err
 		}
 		tx.UseSetID(id)
@@ -226,6 +238,7 @@ func (s *Service) BatchTransaction(ctx context.Context, req *transactionpb.Batch
 			Requests:    req.GetRequests(),
 			Started:     timestamppb.New(tx.Now()),
 			Version:     uint64(len(req.GetRequests())),
+			CreatedBy:   s.caller(ctx),
 		})
 		tx.UseSetID(info.Transaction.Id)
 		var err error
