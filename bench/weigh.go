@@ -35,11 +35,11 @@ func weigh(ctx context.Context, dir string) (*contents, error) {
 	end := clientv3.GetPrefixRangeEnd(s.Prefix())
 	for from := s.Prefix(); ; {
 		// Without a snapshot: nobody writes.
-		page, err := s.Client().Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(10_000), clientv3.WithSerializable())
+		page, err := s.Page(ctx, from, end, 10_000)
 		if err != nil {
 			return nil, fmt.Errorf("read etcd: %w", err)
 		}
-		for _, kv := range page.Kvs {
+		for _, kv := range page.KVs {
 			from = string(kv.Key) + "\x00"
 			parts := strings.SplitN(strings.TrimPrefix(string(kv.Key), s.Prefix()), "/", 3)
 			prefix := strings.Join(parts[:min(2, len(parts))], "/") + "/"
@@ -57,7 +57,7 @@ func weigh(ctx context.Context, dir string) (*contents, error) {
 		for _, k := range sums {
 			c.Kinds = append(c.Kinds, *k)
 		}
-		if _, err := s.Client().Compact(ctx, page.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		if _, err := s.Client().Compact(ctx, page.Revision, clientv3.WithCompactPhysical()); err != nil {
 			return nil, fmt.Errorf("compact etcd: %w", err)
 		}
 		status, err := s.Client().Status(ctx, "")

@@ -115,12 +115,12 @@ func (sub *subscription) revision(ctx context.Context) (rev int64, err error) {
 func (sub *subscription) list(ctx context.Context, from string, want func(*mvccpb.KeyValue) bool) error {
 	key, end := sub.prefix+from, clientv3.GetPrefixRangeEnd(sub.prefix)
 	for {
-		page, err := sub.s.store.Client().Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(cursorPage))
+		page, err := sub.s.store.Page(ctx, key, end, cursorPage)
 		if err != nil {
 			return fmt.Errorf("subscribe to repo %s: %w", RepoName(sub.repo), err)
 		}
-		sub.s.store.CatchUp(page.Header.Revision)
-		for _, kv := range page.Kvs {
+		sub.s.store.CatchUp(page.Revision)
+		for _, kv := range page.KVs {
 			key = string(kv.Key) + "\x00"
 			if want(kv) {
 				if err := sub.deliver(ctx, kv); err != nil {

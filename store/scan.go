@@ -113,27 +113,18 @@ func (tx *Txn) checkRange(from, to string) {
 // stored yields what the snapshot has, page by page.
 func (tx *Txn) stored(from, to string, opt ScanOptions) iter.Seq2[KV, error] {
 	return func(yield func(KV, error) bool) {
-		page := int64(scanPage)
+		page := scanPage
 		if opt.Limit > 0 && len(tx.writes) == 0 && len(tx.ranges) == 0 {
-			page = min(page, int64(opt.Limit))
+			page = min(page, opt.Limit)
 		}
 		for from < to {
-			opts := append(tx.readOptions(), clientv3.WithRange(tx.s.prefix+to), clientv3.WithLimit(page))
-			if opt.KeysOnly {
-				opts = append(opts, clientv3.WithKeysOnly())
-			}
-			if opt.Reverse {
-				opts = append(opts, clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
-			}
-			ctx, cancel := tx.bounded()
-			resp, err := tx.s.client.Get(ctx, tx.s.prefix+from, opts...)
-			cancel()
+			got, err := tx.page(from, to, page, opt)
 			if err != nil {
 				yield(KV{}, tx.fail("read from", err))
 				return
 			}
-			tx.seen(resp.Header.Revision)
-			for _, kv := range resp.Kvs {
+			tx.seen(got.Revision)
+			for _, kv := range got.KVs {
 				item := KV{Key: string(kv.Key[len(tx.s.prefix):]), Value: kv.Value, ModRevision: kv.ModRevision}
 				if item.Value == nil {
 					item.Value = empty
@@ -150,11 +141,32 @@ func (tx *Txn) stored(from, to string, opt ScanOptions) iter.Seq2[KV, error] {
 					from = item.Key + "\x00"
 				}
 			}
-			if !resp.More {
+			if !got.More {
 				return
 			}
 		}
 	}
+}
+
+// page reads a page of what the snapshot has.
+func (tx *Txn) page(from, to string, limit int, opt ScanOptions) (Page, error) {
+	ctx, cancel := tx.bounded()
+	defer cancel()
+	opts := tx.readOptions()
+	if !opt.Reverse {
+		return tx.s.page(ctx, pageRequest{
+			from: tx.s.prefix + from, to: tx.s.prefix + to, limit: limit, rev: tx.rev, keysOnly: opt.KeysOnly, opts: opts,
+		})
+	}
+	opts = append(opts, clientv3.WithRange(tx.s.prefix+to), clientv3.WithLimit(int64(limit)), clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
+	if opt.KeysOnly {
+		opts = append(opts, clientv3.WithKeysOnly())
+	}
+	resp, err := tx.s.client.Get(ctx, tx.s.prefix+from, opts...)
+	if err != nil {
+		return Page{}, err
+	}
+	return Page{KVs: resp.Kvs, More: resp.More, Revision: resp.Header.Revision}, nil
 }
 
 // scanRanges is how many prefixes one request of Below asks for: what any etcd takes.
