@@ -256,6 +256,7 @@ func (s *Service) Allows(ctx context.Context, res Resource, perms ...authpb.Perm
 
 // Bind gives a principal roles on res in addition to those that it has, and makes
 // the record of res if there is none. Without a principal it only does the latter.
+// Once the transaction has committed, this daemon knows of it before Update returns.
 // While auth is off it does nothing.
 func (s *Service) Bind(_ context.Context, tx *store.Txn, res Resource, principal string, roles ...string) error {
 	if s == nil {
@@ -287,6 +288,7 @@ func (s *Service) Bind(_ context.Context, tx *store.Txn, res Resource, principal
 		}
 		setRoles(b, principal, all)
 	}
+	tx.DeferAt(func(rev int64) { s.cache.await(tx.Context().Done(), rev) })
 	return s.records.putBinding(tx, res.record(), b)
 }
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -449,12 +450,20 @@ func (s *Service) waitProvenance(ctx context.Context, rec *recordpb.CommitRecord
 	return s.waitCommit(ctx, rec.Info.Commit.Repo, rec.Info.Commit.Id, pfspb.CommitState_STARTED)
 }
 
+// StartCommitIn is the call StartCommit as part of tx.
+func (s *Service) StartCommitIn(tx *Txn, req *pfspb.StartCommitRequest) (*pfspb.Commit, error) {
+	if err := tx.permitted(req.GetBranch().GetRepo(), authpb.Permission_REPO_WRITE); err != nil {
+		return nil, err
+	}
+	return tx.StartCommit(req.GetBranch(), req.GetParent(), req.GetDescription())
+}
+
 // StartCommit implements pfs_v2.API.
 func (s *Service) StartCommit(ctx context.Context, req *pfspb.StartCommitRequest) (*pfspb.Commit, error) {
 	var c *pfspb.Commit
 	err := s.Update(ctx, func(tx *Txn) error {
 		var err error
-		c, err = tx.StartCommit(req.GetBranch(), req.GetParent(), req.GetDescription())
+		c, err = s.StartCommitIn(tx, req)
 		return err
 	})
 	if err != nil {
@@ -463,16 +472,27 @@ func (s *Service) StartCommit(ctx context.Context, req *pfspb.StartCommitRequest
 	return c, nil
 }
 
+// FinishCommitIn is the call FinishCommit as part of tx.
+func (s *Service) FinishCommitIn(tx *Txn, req *pfspb.FinishCommitRequest) error {
+	if err := tx.permitted(commitRepo(req.GetCommit()), authpb.Permission_REPO_WRITE); err != nil {
+		return err
+	}
+	return tx.FinishCommit(req.GetCommit(), req.GetDescription(), req.GetError(), req.GetForce())
+}
+
 // FinishCommit implements pfs_v2.API.
 func (s *Service) FinishCommit(ctx context.Context, req *pfspb.FinishCommitRequest) (*emptypb.Empty, error) {
-	return done(s.Update(ctx, func(tx *Txn) error {
-		return tx.FinishCommit(req.GetCommit(), req.GetDescription(), req.GetError(), req.GetForce())
-	}))
+	return done(s.Update(ctx, func(tx *Txn) error { return s.FinishCommitIn(tx, req) }))
 }
 
 // ClearCommit implements pfs_v2.API.
 func (s *Service) ClearCommit(ctx context.Context, req *pfspb.ClearCommitRequest) (*emptypb.Empty, error) {
-	return done(s.Update(ctx, func(tx *Txn) error { return tx.ClearCommit(req.GetCommit()) }))
+	return done(s.Update(ctx, func(tx *Txn) error {
+		if err := tx.permitted(commitRepo(req.GetCommit()), authpb.Permission_REPO_WRITE); err != nil {
+			return err
+		}
+		return tx.ClearCommit(req.GetCommit())
+	}))
 }
 
 // checkState refuses a state that no commit ever reaches.
@@ -491,7 +511,10 @@ func (s *Service) InspectCommit(ctx context.Context, req *pfspb.InspectCommitReq
 	var info *pfspb.CommitInfo
 	var rec *recordpb.CommitRecord
 	err := s.View(ctx, func(tx *Txn) error {
-		var err error
+		err := tx.permitted(commitRepo(req.GetCommit()), authpb.Permission_REPO_INSPECT_COMMIT)
+		if err != nil {
+			return err
+		}
 		if rec, err = tx.resolve(req.GetCommit()); err != nil || req.GetWait() > max(state(rec.Info), pfspb.CommitState_STARTED) {
 			return err
 		}
@@ -502,6 +525,10 @@ func (s *Service) InspectCommit(ctx context.Context, req *pfspb.InspectCommitReq
 		return info, err
 	}
 	if rec, err = s.waitCommit(ctx, rec.Info.Commit.Repo, rec.Info.Commit.Id, req.GetWait()); err != nil {
+		return nil, err
+	}
+	// Once more: the permission may have been taken away meanwhile.
+	if err := s.permitRepo(ctx, nil, rec.Info.Commit.Repo, authpb.Permission_REPO_INSPECT_COMMIT); err != nil {
 		return nil, err
 	}
 	return s.inspectRecord(ctx, rec)

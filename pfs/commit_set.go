@@ -6,19 +6,22 @@ import (
 
 	"google.golang.org/grpc"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
 )
 
 // InspectCommitSet implements pfs_v2.API: the commits of the set and those that
-// they come from, each after its provenance.
+// they come from, each after its provenance, as far as the caller may know of them.
 func (s *Service) InspectCommitSet(req *pfspb.InspectCommitSetRequest, stream grpc.ServerStreamingServer[pfspb.CommitInfo]) error {
 	if req.GetCommitSet() == nil {
 		return invalidRequest("a commit set must be given")
 	}
 	ctx := stream.Context()
-	infos, err := s.commitSetInfo(ctx, req.GetCommitSet().GetId())
+	infos, err := s.commitSetInfo(ctx, req.GetCommitSet().GetId(), func(tx *Txn, repo *pfspb.Repo) (bool, error) {
+		return tx.maySee(repo, authpb.Permission_REPO_INSPECT_COMMIT)
+	})
 	if err != nil {
 		return err
 	}
@@ -26,6 +29,10 @@ func (s *Service) InspectCommitSet(req *pfspb.InspectCommitSetRequest, stream gr
 		if req.GetWait() && info.GetFinished() == nil {
 			rec, err := s.waitCommit(ctx, info.Commit.Repo, info.Commit.Id, pfspb.CommitState_FINISHED)
 			if err != nil {
+				return err
+			}
+			// Once more: the permission may have been taken away meanwhile.
+			if err := s.permitRepo(ctx, nil, info.Commit.Repo, authpb.Permission_REPO_INSPECT_COMMIT); err != nil {
 				return err
 			}
 			if info, err = s.inspectRecord(ctx, rec); err != nil {
@@ -47,7 +54,9 @@ func (s *Service) inspectRecord(ctx context.Context, rec *recordpb.CommitRecord)
 	return info, err
 }
 
-func (s *Service) commitSetInfo(ctx context.Context, id string) ([]*pfspb.CommitInfo, error) {
+// commitSetInfo describes those commits of a set whose repos the caller may see. None
+// is *CommitSetNotFoundError.
+func (s *Service) commitSetInfo(ctx context.Context, id string, sees func(*Txn, *pfspb.Repo) (bool, error)) ([]*pfspb.CommitInfo, error) {
 	var infos []*pfspb.CommitInfo
 	err := s.View(ctx, func(tx *Txn) error {
 		if !IsCommitID(id) {
@@ -57,15 +66,22 @@ func (s *Service) commitSetInfo(ctx context.Context, id string) ([]*pfspb.Commit
 		if err != nil {
 			return err
 		}
-		if len(set) == 0 {
-			return &CommitSetNotFoundError{ID: id}
-		}
 		for _, rec := range set {
+			ok, err := sees(tx, rec.Info.Commit.Repo)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
 			info, err := tx.commitInfo(rec)
 			if err != nil {
 				return err
 			}
 			infos = append(infos, info)
+		}
+		if len(infos) == 0 {
+			return &CommitSetNotFoundError{ID: id}
 		}
 		return nil
 	})
@@ -73,7 +89,7 @@ func (s *Service) commitSetInfo(ctx context.Context, id string) ([]*pfspb.Commit
 }
 
 // ListCommitSet implements pfs_v2.API. A project selects the sets that have a
-// commit in it.
+// commit in it; only sets with one that the caller may know of are listed.
 func (s *Service) ListCommitSet(req *pfspb.ListCommitSetRequest, stream grpc.ServerStreamingServer[pfspb.CommitSetInfo]) error {
 	ctx := stream.Context()
 	project := req.GetProject().GetName()
@@ -81,7 +97,7 @@ func (s *Service) ListCommitSet(req *pfspb.ListCommitSetRequest, stream grpc.Ser
 	if project != "" {
 		q.projects = []string{project}
 	}
-	repos, err := s.repoNames(ctx, q)
+	repos, err := s.listedNames(ctx, q, authpb.Permission_REPO_INSPECT_COMMIT)
 	if err != nil {
 		return err
 	}
@@ -116,7 +132,9 @@ func (s *Service) ListCommitSet(req *pfspb.ListCommitSetRequest, stream grpc.Ser
 			return err
 		}
 		for _, id := range ids {
-			infos, err := s.commitSetInfo(ctx, id)
+			infos, err := s.commitSetInfo(ctx, id, func(_ *Txn, repo *pfspb.Repo) (bool, error) {
+				return s.listed(ctx, repo, authpb.Permission_REPO_INSPECT_COMMIT)
+			})
 			var nf *CommitSetNotFoundError
 			if errors.As(err, &nf) {
 				continue // deleted since

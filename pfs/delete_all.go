@@ -10,6 +10,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/minipachd/minipachd/auth"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -136,6 +138,9 @@ func (s *Service) deleteCommit(tx *store.Txn, rec *recordpb.CommitRecord) {
 // DeleteAll implements pfs_v2.API. Repos and projects go in many transactions:
 // after an error some are gone. Repos of pipelines cannot be deleted so.
 func (s *Service) DeleteAll(ctx context.Context, _ *emptypb.Empty) (*emptypb.Empty, error) {
+	if err := s.auth.Check(ctx, nil, auth.Cluster(), authpb.Permission_CLUSTER_DELETE_ALL); err != nil {
+		return nil, err
+	}
 	if _, err := s.deleteRepos(ctx, nil, true); err != nil {
 		return nil, fmt.Errorf("delete all: %w", err)
 	}
@@ -161,7 +166,7 @@ func (s *Service) DeleteAll(ctx context.Context, _ *emptypb.Empty) (*emptypb.Emp
 	if err == nil {
 		err = s.Update(ctx, func(tx *Txn) error {
 			s.defaults.Delete(tx.Txn, DefaultProject)
-			return tx.putProject(DefaultProject, "")
+			return tx.putDefaultProject()
 		})
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/minipachd/minipachd/pfs/fileset"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -37,6 +38,10 @@ func (s *Service) findCommits(ctx, search context.Context, req *pfspb.FindCommit
 	}
 	f := &finder{s: s, path: cleanFile(req.GetFilePath()), limit: req.GetLimit(), send: send}
 	err := s.View(ctx, func(tx *Txn) error {
+		err := tx.permitted(commitRepo(req.GetStart()), authpb.Permission_REPO_LIST_COMMIT, authpb.Permission_REPO_LIST_FILE)
+		if err != nil {
+			return err
+		}
 		rec, err := tx.resolve(req.GetStart())
 		if err != nil {
 			return err

@@ -14,12 +14,16 @@ import (
 )
 
 // Fsck implements pfs_v2.API. It finds out whether everything that is recorded
-// is there and fits together; it changes nothing.
+// is there and fits together; it changes nothing. As faults may be anywhere, the
+// caller must be able to read everything.
 func (s *Service) Fsck(req *pfspb.FsckRequest, stream grpc.ServerStreamingServer[pfspb.FsckResponse]) error {
 	if req.GetZombieAll() || req.GetZombieTarget() != nil {
 		return unsupported("checking output files against datums is")
 	}
 	ctx := stream.Context()
+	if err := s.permitAll(ctx, nil); err != nil {
+		return err
+	}
 	if err := s.Check(ctx, req.GetDeep(), func(fault error) error {
 		return stream.Send(&pfspb.FsckResponse{Error: fault.Error()})
 	}); err != nil || !req.GetVerbose() {

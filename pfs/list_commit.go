@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -215,7 +216,8 @@ type listing struct {
 	until string // orders from this on are left out, if not empty
 }
 
-// ListCommit implements pfs_v2.API.
+// ListCommit implements pfs_v2.API. Of all repos it lists those that the caller may
+// list the commits of.
 func (s *Service) ListCommit(req *pfspb.ListCommitRequest, stream grpc.ServerStreamingServer[pfspb.CommitInfo]) error {
 	ctx := stream.Context()
 	l, err := s.newListing(ctx, req)
@@ -263,10 +265,15 @@ func (s *Service) newListing(ctx context.Context, req *pfspb.ListCommitRequest) 
 	repos := []*pfspb.Repo{repo}
 	if repo.GetName() == "" {
 		var err error
-		if repos, err = s.repoNames(ctx, repoQuery{}); err != nil {
+		if repos, err = s.listedNames(ctx, repoQuery{}, authpb.Permission_REPO_LIST_COMMIT); err != nil {
 			return nil, err
 		}
-	} else if err := s.View(ctx, func(tx *Txn) error { return tx.repoExists(repo) }); err != nil {
+	} else if err := s.View(ctx, func(tx *Txn) error {
+		if err := tx.permitted(repo, authpb.Permission_REPO_LIST_COMMIT); err != nil {
+			return err
+		}
+		return tx.repoExists(repo)
+	}); err != nil {
 		return nil, err
 	}
 	at := ""
@@ -286,6 +293,9 @@ func (l *listing) setLine(tx *Txn, repo *pfspb.Repo, req *pfspb.ListCommitReques
 		if repo = NormalizeRepo(commitRepo(req.GetTo())); repo == nil {
 			return fmt.Errorf("commit must have a repo")
 		}
+	}
+	if err := tx.permitted(repo, authpb.Permission_REPO_LIST_COMMIT); err != nil {
+		return err
 	}
 	if err := tx.repoExists(repo); err != nil {
 		return err

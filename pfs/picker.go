@@ -3,6 +3,7 @@ package pfs
 import (
 	"fmt"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -36,17 +37,21 @@ func pickBranch(p *pfspb.BranchPicker) (*pfspb.Branch, error) {
 	return &pfspb.Branch{Repo: repo, Name: name.GetName()}, nil
 }
 
-// pickCommit finds the commit that a picker names.
-func (tx *Txn) pickCommit(p *pfspb.CommitPicker) (*recordpb.CommitRecord, error) {
-	c, err := tx.picked(p)
+// pickCommit finds the commit that a picker names, in a repo on which the caller must
+// have perm.
+func (tx *Txn) pickCommit(p *pfspb.CommitPicker, perm authpb.Permission) (*recordpb.CommitRecord, error) {
+	c, err := tx.picked(p, perm)
 	if err != nil {
+		return nil, err
+	}
+	if err := tx.permitted(c.Repo, perm); err != nil {
 		return nil, err
 	}
 	return tx.resolve(c)
 }
 
 // picked gives a picker the form that resolve reads.
-func (tx *Txn) picked(p *pfspb.CommitPicker) (*pfspb.Commit, error) {
+func (tx *Txn) picked(p *pfspb.CommitPicker, perm authpb.Permission) (*pfspb.Commit, error) {
 	switch p := p.GetPicker().(type) {
 	case *pfspb.CommitPicker_BranchHead:
 		b, err := pickBranch(p.BranchHead)
@@ -58,7 +63,7 @@ func (tx *Txn) picked(p *pfspb.CommitPicker) (*pfspb.Commit, error) {
 		}
 		return &pfspb.Commit{Repo: repo, Id: p.Id.GetId()}, err
 	case *pfspb.CommitPicker_Ancestor:
-		start, err := tx.pickCommit(p.Ancestor.GetStart())
+		start, err := tx.pickCommit(p.Ancestor.GetStart(), perm)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/minipachd/minipachd/auth"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	"github.com/minipachd/minipachd/store"
 )
@@ -31,7 +33,25 @@ func (tx *Txn) putProject(name, description string) error {
 		Project:     &pfspb.Project{Name: name},
 		Description: description,
 		CreatedAt:   stamp(tx.Now()),
+		CreatedBy:   tx.caller(),
 	})
+}
+
+// putDefaultProject makes the project default anew: one in which everybody may
+// create repos.
+func (tx *Txn) putDefaultProject() error {
+	if err := tx.s.auth.Unbind(tx.Txn, auth.Project(DefaultProject)); err != nil {
+		return err
+	}
+	if err := tx.openDefaultProject(); err != nil {
+		return err
+	}
+	return tx.putProject(DefaultProject, "")
+}
+
+// openDefaultProject lets everybody create repos in the project default.
+func (tx *Txn) openDefaultProject() error {
+	return tx.s.auth.Bind(tx.Context(), tx.Txn, auth.Project(DefaultProject), auth.AllClusterUsers, auth.RoleProjectWriter)
 }
 
 // CreateProject makes a project; with update it changes the description of an
@@ -61,7 +81,8 @@ func (tx *Txn) CreateProject(name, description string, update bool) error {
 // InspectProject describes a project or returns *ProjectNotFoundError.
 func (tx *Txn) InspectProject(name string) (*pfspb.ProjectInfo, error) { return tx.project(name) }
 
-// deleteProject removes a project without repos and its pipeline defaults.
+// deleteProject removes a project without repos, its pipeline defaults and its role
+// bindings.
 func (tx *Txn) deleteProject(name string) error {
 	if _, err := tx.project(name); err != nil {
 		return err
@@ -78,19 +99,35 @@ func (tx *Txn) deleteProject(name string) error {
 	}
 	tx.s.projects.Delete(tx.Txn, name)
 	tx.s.defaults.Delete(tx.Txn, name)
-	return nil
+	return tx.s.auth.Unbind(tx.Txn, auth.Project(name))
 }
 
 // maxLinesOfRepos bounds the text of ProjectNotEmptyError.
 const maxLinesOfRepos = 1000
 
-// CreateProject implements pfs_v2.API.
+// CreateProject implements pfs_v2.API. Whoever makes a project owns it.
 func (s *Service) CreateProject(ctx context.Context, req *pfspb.CreateProjectRequest) (*emptypb.Empty, error) {
 	if req.GetProject() == nil {
 		return nil, invalidRequest("a project must be given")
 	}
+	name := req.GetProject().GetName()
 	return done(s.Update(ctx, func(tx *Txn) error {
-		return tx.CreateProject(req.GetProject().GetName(), req.GetDescription(), req.GetUpdate())
+		if req.GetUpdate() {
+			if _, err := tx.project(name); err != nil {
+				return err
+			}
+			if err := tx.permittedProject(name, authpb.Permission_PROJECT_CREATE_REPO); err != nil {
+				return err
+			}
+			return tx.CreateProject(name, req.GetDescription(), true)
+		}
+		if err := s.auth.Check(ctx, tx.Txn, auth.Cluster(), authpb.Permission_PROJECT_CREATE); err != nil {
+			return err
+		}
+		if err := tx.CreateProject(name, req.GetDescription(), false); err != nil {
+			return err
+		}
+		return tx.bindCreator(auth.Project(name), auth.RoleProjectOwner)
 	}))
 }
 
@@ -105,7 +142,11 @@ func (s *Service) InspectProject(ctx context.Context, req *pfspb.InspectProjectR
 		info, err = tx.InspectProject(req.GetProject().GetName())
 		return err
 	})
-	return info, err
+	if err != nil {
+		return nil, err
+	}
+	info.AuthInfo = s.authInfo(ctx, auth.Project(info.Project.Name))
+	return info, nil
 }
 
 // InspectProjectV2 implements pfs_v2.API.
@@ -128,10 +169,12 @@ func (s *Service) InspectProjectV2(ctx context.Context, req *pfspb.InspectProjec
 	if err != nil {
 		return nil, err
 	}
+	res.Info.AuthInfo = s.authInfo(ctx, auth.Project(res.Info.Project.Name))
 	return res, nil
 }
 
-// ListProject implements pfs_v2.API; projects come ordered by name.
+// ListProject implements pfs_v2.API; projects come ordered by name. Which ones there
+// are everybody may know.
 func (s *Service) ListProject(_ *pfspb.ListProjectRequest, stream grpc.ServerStreamingServer[pfspb.ProjectInfo]) error {
 	for from := ""; ; {
 		var page []*pfspb.ProjectInfo
@@ -149,6 +192,7 @@ func (s *Service) ListProject(_ *pfspb.ListProjectRequest, stream grpc.ServerStr
 			return err
 		}
 		for _, info := range page {
+			info.AuthInfo = s.authInfo(stream.Context(), auth.Project(info.Project.Name))
 			if err := stream.Send(info); err != nil {
 				return err
 			}
@@ -166,19 +210,30 @@ func (s *Service) DeleteProject(ctx context.Context, req *pfspb.DeleteProjectReq
 		return nil, invalidRequest("a project must be given")
 	}
 	name := req.GetProject().GetName()
+	permit := func(tx *Txn) error {
+		if _, err := tx.project(name); err != nil {
+			return err
+		}
+		return tx.permittedProject(name, authpb.Permission_PROJECT_DELETE, authpb.Permission_PROJECT_MODIFY_BINDINGS)
+	}
 	if req.GetForce() {
-		if err := s.View(ctx, func(tx *Txn) error { _, err := tx.project(name); return err }); err != nil {
+		if err := s.View(ctx, permit); err != nil {
 			return nil, err
 		}
 		if _, err := s.deleteRepos(ctx, []string{name}, true); err != nil {
 			return nil, fmt.Errorf("delete project %s: %w", name, err)
 		}
 	}
-	return done(s.Update(ctx, func(tx *Txn) error { return tx.deleteProject(name) }))
+	return done(s.Update(ctx, func(tx *Txn) error {
+		if err := permit(tx); err != nil {
+			return err
+		}
+		return tx.deleteProject(name)
+	}))
 }
 
-// ReposSummary implements pfs_v2.API: the user repos of each project and the
-// sum of their sizes in bytes.
+// ReposSummary implements pfs_v2.API: the user repos of each project that the caller
+// is shown, and the sum of their sizes in bytes.
 func (s *Service) ReposSummary(ctx context.Context, req *pfspb.ReposSummaryRequest) (*pfspb.ReposSummaryResponse, error) {
 	res := &pfspb.ReposSummaryResponse{}
 	for _, picker := range req.GetProjects() {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -144,8 +145,34 @@ func (tx *Txn) refuseSpec(verb string, rec *recordpb.CommitRecord) error {
 	return nil
 }
 
-// ownCommits returns the commits of a set, newest first. Other sets that come
-// from it forbid removing it.
+// permittedRemoval checks that the caller may remove all of some commits of a set.
+// Who may not even know of any gets the same answer as if there were none.
+func (tx *Txn) permittedRemoval(set *pfspb.CommitSet, recs []*recordpb.CommitRecord) error {
+	var denied error
+	known := false
+	for _, rec := range recs {
+		repo := rec.Info.Commit.Repo
+		sees, err := tx.maySee(repo, authpb.Permission_REPO_INSPECT_COMMIT)
+		if err != nil {
+			return err
+		}
+		err = tx.permitted(repo, authpb.Permission_REPO_DELETE_COMMIT)
+		if err != nil && !refused(err) {
+			return err
+		}
+		if err != nil && (denied == nil || sees && !known) {
+			denied = err // that of a repo which the caller knows of, if there is one
+		}
+		known = known || sees
+	}
+	if denied != nil && !known {
+		return &CommitSetNotFoundError{ID: set.Id}
+	}
+	return denied
+}
+
+// ownCommits returns the commits of a set, newest first, which the caller must be
+// permitted to remove. Other sets that come from it forbid removing it.
 func (tx *Txn) ownCommits(verb string, set *pfspb.CommitSet) ([]*recordpb.CommitRecord, error) {
 	if set.GetId() == "" {
 		return nil, invalidRequest("a commit set must be given")
@@ -160,6 +187,9 @@ func (tx *Txn) ownCommits(verb string, set *pfspb.CommitSet) ([]*recordpb.Commit
 	own := slices.DeleteFunc(all, func(rec *recordpb.CommitRecord) bool { return rec.Info.Commit.Id != set.Id })
 	if len(own) == 0 {
 		return nil, &CommitSetNotFoundError{ID: set.Id}
+	}
+	if err := tx.permittedRemoval(set, own); err != nil {
+		return nil, err
 	}
 	others := map[string]bool{}
 	for _, rec := range own {
@@ -183,9 +213,13 @@ func (tx *Txn) ownCommits(verb string, set *pfspb.CommitSet) ([]*recordpb.Commit
 	return own, nil
 }
 
-// withSubvenance returns a commit and all that comes from it, newest first. There
-// must be none of the latter unless recursive is set.
+// withSubvenance returns a commit and all that comes from it, newest first, which the
+// caller must be permitted to remove. There must be none of the latter unless
+// recursive is set.
 func (tx *Txn) withSubvenance(verb string, c *pfspb.Commit, recursive bool) ([]*recordpb.CommitRecord, error) {
+	if err := tx.permitted(commitRepo(c), authpb.Permission_REPO_DELETE_COMMIT); err != nil {
+		return nil, err
+	}
 	rec, err := tx.resolve(c)
 	if err != nil {
 		return nil, err
@@ -211,6 +245,9 @@ func (tx *Txn) withSubvenance(verb string, c *pfspb.Commit, recursive bool) ([]*
 			seen[idKey(m.Id, m.Repo)] = true
 			if len(seen) > maxClosure {
 				return nil, fmt.Errorf("cannot %s commit (%s): more than %d commits come from it", verb, CommitName(first), maxClosure)
+			}
+			if err := tx.permitted(m.Repo, authpb.Permission_REPO_DELETE_COMMIT); err != nil {
+				return nil, err
 			}
 			rec, err := tx.commit(m.Repo, m.Id)
 			if err != nil {

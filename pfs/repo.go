@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/minipachd/minipachd/auth"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -146,8 +148,8 @@ func (tx *Txn) DeleteRepo(repo *pfspb.Repo, force bool) (deleted bool, err error
 	return err == nil, err
 }
 
-// deleteRepos removes existing repos and returns them with the siblings that
-// went too. Provenance between them forbids nothing.
+// deleteRepos removes existing repos with their role bindings, and returns them with
+// the siblings that went too. Provenance between them forbids nothing.
 func (tx *Txn) deleteRepos(repos []*pfspb.Repo, force bool) ([]*pfspb.Repo, error) {
 	var all []*pfspb.Repo
 	doomed := map[string]bool{}
@@ -204,6 +206,11 @@ func (tx *Txn) deleteRepos(repos []*pfspb.Repo, force bool) ([]*pfspb.Repo, erro
 		}
 	}
 	for _, repo := range all {
+		if repo.Type == UserType {
+			if err := tx.s.auth.Unbind(tx.Txn, bindingOf(repo)); err != nil {
+				return nil, err
+			}
+		}
 		tx.s.repos.Delete(tx.Txn, repoKey(repo))
 		tx.s.policies.Delete(tx.Txn, repoKey(repo))
 		tx.Put(garbageKey(repo), nil)
@@ -213,22 +220,78 @@ func (tx *Txn) deleteRepos(repos []*pfspb.Repo, force bool) ([]*pfspb.Repo, erro
 	return all, nil
 }
 
-// CreateRepo implements pfs_v2.API.
-func (s *Service) CreateRepo(ctx context.Context, req *pfspb.CreateRepoRequest) (*emptypb.Empty, error) {
-	return done(s.Update(ctx, func(tx *Txn) error {
-		return tx.CreateRepo(req.GetRepo(), req.GetDescription(), req.GetUpdate())
-	}))
+// CreateRepoIn is the call CreateRepo as part of tx. Whoever makes a repo owns it.
+func (s *Service) CreateRepoIn(tx *Txn, req *pfspb.CreateRepoRequest) error {
+	repo := NormalizeRepo(req.GetRepo())
+	if repo == nil {
+		return tx.CreateRepo(nil, "", false)
+	}
+	found, err := tx.GetMulti([]string{projectPrefix + repo.Project.Name, repoPrefix + repoKey(repo)}, false)
+	if err != nil {
+		return err
+	}
+	there := found[1] != nil
+	switch {
+	case !s.auth.Active():
+	case found[0] == nil: // no project: which ones there are is no secret
+	case there && req.GetUpdate():
+		err = tx.permitted(repo, authpb.Permission_REPO_WRITE)
+	default:
+		err = tx.permittedProject(repo.Project.Name, authpb.Permission_PROJECT_CREATE_REPO)
+		if err == nil && repo.Type != UserType { // it is part of somebody's repo
+			err = tx.permitted(repo, authpb.Permission_REPO_WRITE)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := tx.CreateRepo(repo, req.GetDescription(), req.GetUpdate()); err != nil || there || repo.Type != UserType {
+		return err
+	}
+	return tx.bindCreator(bindingOf(repo), auth.RoleRepoOwner)
 }
 
-// InspectRepo implements pfs_v2.API.
+// CreateRepo implements pfs_v2.API.
+func (s *Service) CreateRepo(ctx context.Context, req *pfspb.CreateRepoRequest) (*emptypb.Empty, error) {
+	return done(s.Update(ctx, func(tx *Txn) error { return s.CreateRepoIn(tx, req) }))
+}
+
+// InspectRepo implements pfs_v2.API. It needs what a listing needs to show the repo.
 func (s *Service) InspectRepo(ctx context.Context, req *pfspb.InspectRepoRequest) (*pfspb.RepoInfo, error) {
 	var info *pfspb.RepoInfo
 	err := s.View(ctx, func(tx *Txn) error {
-		var err error
+		err := tx.permittedLook(req.GetRepo())
+		if err != nil {
+			return err
+		}
 		info, err = tx.InspectRepo(req.GetRepo())
 		return err
 	})
-	return info, err
+	if err != nil {
+		return nil, err
+	}
+	info.AuthInfo = s.authInfo(ctx, resourceOf(info.Repo))
+	return info, nil
+}
+
+// DeleteRepoIn is the call DeleteRepo as part of tx. A repo that the caller may not
+// delete is left as it is, as one that is missing.
+func (s *Service) DeleteRepoIn(tx *Txn, req *pfspb.DeleteRepoRequest) (deleted bool, err error) {
+	if repo := NormalizeRepo(req.GetRepo()); repo != nil {
+		if ok, err := tx.mayDelete(repo); err != nil || !ok {
+			return false, err
+		}
+	}
+	return tx.DeleteRepo(req.GetRepo(), req.GetForce())
+}
+
+// mayDelete tells whether the caller may delete a normalized repo.
+func (tx *Txn) mayDelete(repo *pfspb.Repo) (bool, error) {
+	err := tx.s.auth.Check(tx.Context(), tx.Txn, resourceOf(repo), authpb.Permission_REPO_DELETE)
+	if refused(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // DeleteRepo implements pfs_v2.API.
@@ -236,7 +299,7 @@ func (s *Service) DeleteRepo(ctx context.Context, req *pfspb.DeleteRepoRequest) 
 	res := &pfspb.DeleteRepoResponse{}
 	err := s.Update(ctx, func(tx *Txn) error {
 		var err error
-		res.Deleted, err = tx.DeleteRepo(req.GetRepo(), req.GetForce())
+		res.Deleted, err = s.DeleteRepoIn(tx, req)
 		return err
 	})
 	if err != nil {
@@ -264,9 +327,9 @@ func (s *Service) DeleteRepos(ctx context.Context, req *pfspb.DeleteReposRequest
 	return res, nil
 }
 
-// deleteRepos deletes all repos of some projects, of all if none is given: with
-// force a page of them per transaction, else all in one. The result has user
-// repos and system repos alike.
+// deleteRepos deletes all repos of some projects, of all if none is given, that the
+// caller may delete: with force a page of them per transaction, else all in one. The
+// result has user repos and system repos alike.
 func (s *Service) deleteRepos(ctx context.Context, projects []string, force bool) ([]*pfspb.Repo, error) {
 	repos, err := s.repoNames(ctx, repoQuery{projects: projects})
 	if err != nil || len(repos) == 0 {
@@ -280,8 +343,18 @@ func (s *Service) deleteRepos(ctx context.Context, projects []string, force bool
 	for chunk := range slices.Chunk(repos, page) {
 		var some []*pfspb.Repo
 		err := s.Update(ctx, func(tx *Txn) error {
+			var mine []*pfspb.Repo
+			for _, repo := range chunk {
+				ok, err := tx.mayDelete(repo)
+				if err != nil {
+					return err
+				}
+				if ok {
+					mine = append(mine, repo)
+				}
+			}
 			var err error
-			some, err = tx.deleteRepos(chunk, force)
+			some, err = tx.deleteRepos(mine, force)
 			return err
 		})
 		if err != nil {
@@ -331,9 +404,33 @@ func (s *Service) repoNames(ctx context.Context, q repoQuery) ([]*pfspb.Repo, er
 
 func sortName(r *pfspb.Repo) string { return r.Project.Name + "\x00" + r.Name + "\x00" + r.Type }
 
-// eachRepo calls fn with the repos that q selects, in order.
-func (s *Service) eachRepo(ctx context.Context, q repoQuery, fn func(*pfspb.RepoInfo) error) error {
+// visibleNames is repoNames of what listings of repos show the caller.
+func (s *Service) visibleNames(ctx context.Context, q repoQuery) ([]*pfspb.Repo, error) {
+	return s.namesWith(ctx, q, s.visible)
+}
+
+// listedNames is repoNames of what the caller has perm on.
+func (s *Service) listedNames(ctx context.Context, q repoQuery, perm authpb.Permission) ([]*pfspb.Repo, error) {
+	return s.namesWith(ctx, q, func(ctx context.Context, repo *pfspb.Repo) (bool, error) { return s.listed(ctx, repo, perm) })
+}
+
+func (s *Service) namesWith(ctx context.Context, q repoQuery, sees func(context.Context, *pfspb.Repo) (bool, error)) ([]*pfspb.Repo, error) {
 	repos, err := s.repoNames(ctx, q)
+	if err != nil || !s.auth.Active() {
+		return repos, err
+	}
+	return slices.DeleteFunc(repos, func(repo *pfspb.Repo) bool {
+		ok := false
+		if err == nil {
+			ok, err = sees(ctx, repo)
+		}
+		return !ok
+	}), err
+}
+
+// eachRepo calls fn with the repos that q selects and the caller is shown, in order.
+func (s *Service) eachRepo(ctx context.Context, q repoQuery, fn func(*pfspb.RepoInfo) error) error {
+	repos, err := s.visibleNames(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -360,6 +457,7 @@ func (s *Service) eachOf(ctx context.Context, repos []*pfspb.Repo, fn func(*pfsp
 			return err
 		}
 		for _, info := range infos {
+			info.AuthInfo = s.authInfo(ctx, resourceOf(info.Repo))
 			if err := fn(info); err != nil {
 				return err
 			}
@@ -368,14 +466,14 @@ func (s *Service) eachOf(ctx context.Context, repos []*pfspb.Repo, fn func(*pfsp
 	return nil
 }
 
-// ListRepo implements pfs_v2.API. It holds the names of all repos asked for, and
+// ListRepo implements pfs_v2.API. Repos that the caller may not see are left out. It holds the names of all repos asked for, and
 // the rest of a few of them, in memory.
 func (s *Service) ListRepo(req *pfspb.ListRepoRequest, stream grpc.ServerStreamingServer[pfspb.RepoInfo]) error {
 	q := repoQuery{repoType: req.GetType()}
 	for _, p := range req.GetProjects() {
 		q.projects = append(q.projects, projectName(p))
 	}
-	repos, err := s.repoNames(stream.Context(), q)
+	repos, err := s.visibleNames(stream.Context(), q)
 	if err != nil {
 		return err
 	}

@@ -231,7 +231,12 @@ func (s *Service) trimCache(ctx context.Context, limit int) error {
 
 // CheckStorage implements pfs_v2.API. It counts the chunks in the bucket whose hash
 // lies in a range, and reads and checks each if asked to; a damaged one is an error.
+// The caller must be able to read everything: a count tells whether some content is
+// there.
 func (s *Service) CheckStorage(ctx context.Context, req *pfspb.CheckStorageRequest) (*pfspb.CheckStorageResponse, error) {
+	if err := s.permitAll(ctx, nil); err != nil {
+		return nil, err
+	}
 	begin, end := string(req.GetChunkBegin()), string(req.GetChunkEnd())
 	answer := &pfspb.CheckStorageResponse{}
 	for info, err := range s.chunks.List(ctx) {

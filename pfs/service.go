@@ -151,7 +151,7 @@ func (s *Service) Init(ctx context.Context) error {
 		for _, err := range s.projects.Scan(tx.Txn, "", store.ScanOptions{Limit: 1, KeysOnly: true}) {
 			return err
 		}
-		return tx.putProject(DefaultProject, "")
+		return tx.putDefaultProject()
 	})
 }
 

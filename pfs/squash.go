@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -94,7 +95,7 @@ func (tx *Txn) squash(rec *recordpb.CommitRecord) error {
 // afterwards begin with nothing, which is why it may not be what users commit to
 // next.
 func (tx *Txn) ForgetCommit(p *pfspb.CommitPicker) error {
-	rec, err := tx.pickCommit(p)
+	rec, err := tx.pickCommit(p, authpb.Permission_REPO_DELETE_COMMIT)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 )
@@ -49,6 +50,9 @@ func (s *Service) SubscribeCommit(req *pfspb.SubscribeCommitRequest, stream grpc
 	}
 	from := ""
 	err := s.View(stream.Context(), func(tx *Txn) error {
+		if err := tx.permitted(repo, authpb.Permission_REPO_LIST_COMMIT); err != nil {
+			return err
+		}
 		if err := tx.repoExists(repo); err != nil {
 			return err
 		}
@@ -227,6 +231,10 @@ func (sub *subscription) deliver(ctx context.Context, kv *mvccpb.KeyValue) error
 		if err != nil {
 			return err
 		}
+	}
+	// Every time: the permission may have been taken away meanwhile.
+	if err := sub.s.permitRepo(ctx, nil, sub.repo, authpb.Permission_REPO_LIST_COMMIT); err != nil {
+		return err
 	}
 	info, err := sub.s.inspectRecord(ctx, rec)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
 
@@ -21,7 +22,10 @@ const (
 type walk[Node, Info any] struct {
 	key func(Node) string
 	// look describes a node and gives its neighbours.
-	look        func(tx *Txn, n Node) (Info, []Node, error)
+	look func(tx *Txn, n Node) (Info, []Node, error)
+	// sees tells whether the caller may know of a node. What it may not is left out,
+	// the walk goes on behind it.
+	sees        func(tx *Txn, n Node) (bool, error)
 	send        func(Info) error
 	most, depth uint64 // 0 means the default
 }
@@ -50,7 +54,17 @@ func (w *walk[Node, Info]) run(ctx context.Context, s *Service, start []Node) er
 					if err != nil {
 						return err
 					}
-					infos, found = append(infos, info), append(found, neighbours...)
+					found = append(found, neighbours...)
+					if depth == 0 {
+						continue
+					}
+					sees, err := w.sees(tx, n)
+					if err != nil {
+						return err
+					}
+					if sees {
+						infos = append(infos, info)
+					}
 				}
 				return nil
 			})
@@ -62,9 +76,6 @@ func (w *walk[Node, Info]) run(ctx context.Context, s *Service, start []Node) er
 					seen[w.key(n)] = true
 					next = append(next, n)
 				}
-			}
-			if depth == 0 {
-				continue
 			}
 			for _, info := range infos {
 				if err := w.send(info); err != nil {
@@ -85,7 +96,7 @@ func (s *Service) walkCommits(stream grpc.ServerStreamingServer[pfspb.CommitInfo
 	var start []*pfspb.Commit
 	err := s.View(stream.Context(), func(tx *Txn) error {
 		for _, p := range pickers {
-			rec, err := tx.pickCommit(p)
+			rec, err := tx.pickCommit(p, authpb.Permission_REPO_INSPECT_COMMIT)
 			if err != nil {
 				return err
 			}
@@ -105,6 +116,9 @@ func (s *Service) walkCommits(stream grpc.ServerStreamingServer[pfspb.CommitInfo
 			}
 			info, err := tx.commitInfo(rec)
 			return info, next(info), err
+		},
+		sees: func(tx *Txn, c *pfspb.Commit) (bool, error) {
+			return tx.maySee(c.Repo, authpb.Permission_REPO_INSPECT_COMMIT)
 		},
 		send: stream.Send, most: most, depth: depth,
 	}
@@ -136,6 +150,9 @@ func (s *Service) walkBranches(stream grpc.ServerStreamingServer[pfspb.BranchInf
 			if err != nil {
 				return err
 			}
+			if err := tx.permitted(b.Repo, authpb.Permission_REPO_LIST_BRANCH); err != nil {
+				return err
+			}
 			if _, err := tx.mustBranch(b); err != nil {
 				return err
 			}
@@ -158,6 +175,9 @@ func (s *Service) walkBranches(stream grpc.ServerStreamingServer[pfspb.BranchInf
 				return info, rec.DirectSubvenance, err
 			}
 			return info, rec.Info.DirectProvenance, err
+		},
+		sees: func(tx *Txn, b *pfspb.Branch) (bool, error) {
+			return tx.maySee(b.Repo, authpb.Permission_REPO_LIST_BRANCH)
 		},
 		send: stream.Send, most: most, depth: depth,
 	}

@@ -33,7 +33,7 @@ type Txn struct {
 	scanned  []clientv3.Cmp // keys seen in them
 	checks   []clientv3.Cmp // leases
 	guards   []guard
-	deferred []func()
+	deferred []func(rev int64)
 }
 
 // read is what a key held in the snapshot.
@@ -102,7 +102,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Txn) error) (int64, erro
 		}
 		if ok {
 			for _, f := range tx.deferred {
-				f()
+				f(rev)
 			}
 			return rev, nil
 		}
@@ -156,7 +156,10 @@ func (tx *Txn) Revision() int64 { return tx.rev }
 
 // Defer runs fn after the transaction has committed. It is for notifications
 // within the process only: a daemon that dies in between never runs it.
-func (tx *Txn) Defer(fn func()) { tx.deferred = append(tx.deferred, fn) }
+func (tx *Txn) Defer(fn func()) { tx.DeferAt(func(int64) { fn() }) }
+
+// DeferAt is Defer of what wants the revision of etcd after the commit.
+func (tx *Txn) DeferAt(fn func(rev int64)) { tx.deferred = append(tx.deferred, fn) }
 
 // Get returns what the snapshot, changed by this transaction's own writes, holds
 // under key. The transaction commits only if that has not changed meanwhile. The

@@ -30,24 +30,21 @@ func (s *Service) perform(ctx context.Context, tx *pfs.Txn, r *transactionpb.Tra
 	answer = &emptypb.Empty{}
 	switch {
 	case r.GetCreateRepo() != nil:
-		q := r.GetCreateRepo()
-		err = tx.CreateRepo(q.GetRepo(), q.GetDescription(), q.GetUpdate())
+		err = s.pfs.CreateRepoIn(tx, r.GetCreateRepo())
 	case r.GetDeleteRepo() != nil:
 		var deleted bool
-		deleted, err = tx.DeleteRepo(r.GetDeleteRepo().GetRepo(), r.GetDeleteRepo().GetForce())
+		deleted, err = s.pfs.DeleteRepoIn(tx, r.GetDeleteRepo())
 		answer = &pfspb.DeleteRepoResponse{Deleted: deleted}
 	case r.GetStartCommit() != nil:
-		q := r.GetStartCommit()
-		answer, err = tx.StartCommit(q.GetBranch(), q.GetParent(), q.GetDescription())
+		answer, err = s.pfs.StartCommitIn(tx, r.GetStartCommit())
 	case r.GetFinishCommit() != nil:
-		q := r.GetFinishCommit()
-		err = tx.FinishCommit(q.GetCommit(), q.GetDescription(), q.GetError(), q.GetForce())
+		err = s.pfs.FinishCommitIn(tx, r.GetFinishCommit())
 	case r.GetSquashCommitSet() != nil:
 		err = tx.SquashCommitSet(r.GetSquashCommitSet().GetCommitSet())
 	case r.GetCreateBranch() != nil:
-		err = tx.CreateBranch(r.GetCreateBranch())
+		err = s.pfs.CreateBranchIn(tx, r.GetCreateBranch())
 	case r.GetDeleteBranch() != nil:
-		err = tx.DeleteBranch(r.GetDeleteBranch().GetBranch(), r.GetDeleteBranch().GetForce())
+		err = s.pfs.DeleteBranchIn(tx, r.GetDeleteBranch())
 	case r.GetUpdateJobState() != nil:
 		err = s.pipelines.UpdateJobStateIn(ctx, tx, r.GetUpdateJobState())
 	case r.GetStopJob() != nil:
