@@ -18,12 +18,22 @@ import (
 // defaultSince is how far back GetLogs looks unless told otherwise.
 const defaultSince = 24 * time.Hour
 
-// GetLogs implements pps_v2.API for the lines of a pipeline's workers, or of the
-// daemon if neither pipeline nor job is named. Lines match either value of master
-// and come back with the value asked for. With follow the stream ends when the
-// client goes away or the pipeline is deleted.
+// GetLogs implements pps_v2.API for the lines of a pipeline's workers, from every
+// daemon that has run it, or of this daemon if neither pipeline nor job is named.
+// Lines match either value of master and come back with the value asked for. With
+// follow the stream ends when the client goes away or the pipeline is deleted.
 func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsServer) error {
-	ctx := stream.Context()
+	err := s.getLogs(stream.Context(), req, stream)
+	if err != nil && stream.Context().Err() != nil {
+		return status.FromContextError(stream.Context().Err()).Err()
+	}
+	if errors.Is(err, logs.ErrClosed) {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return err
+}
+
+func (s *Service) getLogs(ctx context.Context, req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsServer) error {
 	hasPipeline, hasJob := req.GetPipeline().GetName() != "", req.GetJob().GetId() != ""
 	ofDatum := req.GetDatum().GetId() != "" || len(req.GetDataFilters()) > 0
 	switch {
@@ -33,9 +43,10 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 		return s.jobLogs(ctx, req)
 	}
 	query := logs.Query{Pipeline: logs.Daemon, Tail: req.GetTail(), Follow: req.GetFollow()}
+	var p *ppspb.Pipeline
 	if hasPipeline {
-		p, err := target(req.GetPipeline())
-		if err != nil {
+		var err error
+		if p, err = target(req.GetPipeline()); err != nil {
 			return err
 		}
 		if err := s.auth.Check(ctx, nil, outputResource(p), authpb.Permission_REPO_READ); err != nil {
@@ -64,24 +75,22 @@ func (s *Service) GetLogs(req *ppspb.GetLogsRequest, stream ppspb.API_GetLogsSer
 		return nil // no line of a spout is about a datum
 	}
 	query.Since = time.Now().Add(-since)
-	err := s.logs.Read(ctx, query, func(msg *ppspb.LogMessage) error {
+	if !hasPipeline {
+		return s.logs.Read(ctx, query, func(msg *ppspb.LogMessage) error {
+			return stream.Send(&ppspb.LogMessage{Ts: msg.GetTs(), Message: msg.GetMessage()})
+		})
+	}
+	if since, id, ok := askedByPeer(ctx); ok {
+		query.Since = since
+		return s.serveLogs(id, query, stream)
+	}
+	return s.gather(ctx, p, query, func(msg *ppspb.LogMessage) error {
 		if ofDatum {
 			return nil
 		}
-		if hasPipeline {
-			msg.Master = req.GetMaster()
-		} else {
-			msg = &ppspb.LogMessage{Ts: msg.GetTs(), Message: msg.GetMessage()}
-		}
+		msg.Master = req.GetMaster()
 		return stream.Send(msg)
 	})
-	if err != nil && ctx.Err() != nil {
-		return status.FromContextError(ctx.Err()).Err()
-	}
-	if errors.Is(err, logs.ErrClosed) {
-		return status.Error(codes.Unavailable, err.Error())
-	}
-	return err
 }
 
 // jobLogs answers a request for the logs of a job, which no spout has.

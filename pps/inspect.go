@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net"
 	"regexp"
 	"slices"
 	"strconv"
@@ -51,7 +52,7 @@ func (s *Service) InspectPipeline(ctx context.Context, req *ppspb.InspectPipelin
 			if err != nil {
 				return err
 			}
-			_, held, err := s.claims.Get(tx.Txn, key(p))
+			holder, held, err := s.claims.Get(tx.Txn, key(p))
 			if err != nil {
 				return err
 			}
@@ -59,6 +60,7 @@ func (s *Service) InspectPipeline(ctx context.Context, req *ppspb.InspectPipelin
 				observed = unattended(observed)
 			}
 			mergeStatus(rec, observed)
+			locateService(rec.Info, holder)
 			info = rec.Info
 			return lastCommits(tx, []*recordpb.PipelineRecord{rec})
 		}
@@ -131,6 +133,18 @@ func mergeStatus(rec *recordpb.PipelineRecord, observed *recordpb.PipelineStatus
 	info.Details.NextStart = observed.NextStart
 }
 
+// locateService tells where the service port of a spout is open: on the host of the
+// daemon that has the pipeline, nil if none has. It is no matter of the spec.
+func locateService(info *ppspb.PipelineInfo, holder *recordpb.DaemonRecord) {
+	service := info.GetDetails().GetSpout().GetService()
+	if service == nil || info.Stopped || service.Ip != "" {
+		return
+	}
+	if host, _, err := net.SplitHostPort(holder.GetAddress()); err == nil {
+		service.Ip = host
+	}
+}
+
 // unattended is what a status means when no daemon has the pipeline any more: whoever
 // wrote it is gone with its workers, and keeps none of its promises. nil if nobody
 // had the pipeline yet.
@@ -175,12 +189,12 @@ func (s *Service) load(ctx context.Context, q listQuery) ([]*recordpb.PipelineRe
 			}
 			statuses[item.Key] = item.Value
 		}
-		held := map[string]bool{}
+		held := map[string]*recordpb.DaemonRecord{}
 		for item, err := range s.claims.Scan(tx.Txn, "", store.ScanOptions{}) {
 			if err != nil {
 				return err
 			}
-			held[item.Key] = true
+			held[item.Key] = item.Value
 		}
 		for item, err := range s.pipelines.Scan(tx.Txn, "", store.ScanOptions{}) {
 			if err != nil {
@@ -192,10 +206,11 @@ func (s *Service) load(ctx context.Context, q listQuery) ([]*recordpb.PipelineRe
 				continue
 			}
 			observed := statuses[k]
-			if !held[k] {
+			if held[k] == nil {
 				observed = unattended(observed)
 			}
 			mergeStatus(rec, observed)
+			locateService(rec.Info, held[k])
 			records = append(records, rec)
 		}
 		return lastCommits(tx, records)

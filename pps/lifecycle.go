@@ -169,6 +169,7 @@ func (s *Service) delete(ctx context.Context, p *ppspb.Pipeline, force, keepRepo
 		// The pipeline goes first: pfs refuses to delete the repos of one.
 		s.pipelines.Delete(tx.Txn, key(p))
 		s.statuses.Delete(tx.Txn, key(p))
+		s.runners.Delete(tx.Txn, key(p)) // followers of the logs are told by it
 		s.versions.DeletePrefix(tx.Txn, key(p)+"/")
 		fence.ExpelAll(tx.Txn, key(p)) // whatever still runs writes to a kept repo no more
 		movePort(tx, p, rec.Info.GetDetails().GetSpout(), nil)

@@ -25,9 +25,11 @@ import (
 const (
 	pipelinePrefix = "pps/pipeline/"
 	versionPrefix  = "pps/version/"
-	statusPrefix   = "pps/status/"          // written by the scheduler
-	claimPrefix    = "pps/scheduler/claim/" // which daemon runs a pipeline, on its lease; the scheduler's
-	portPrefix     = "pps/port/"            // external port -> key of the pipeline that has it
+	statusPrefix   = "pps/status/"           // written by the scheduler
+	claimPrefix    = "pps/scheduler/claim/"  // which daemon runs a pipeline, on its lease; the scheduler's
+	memberPrefix   = "pps/scheduler/member/" // the daemons that are alive; the scheduler's
+	runnersPrefix  = "pps/scheduler/ran/"    // which daemons have run a pipeline; the scheduler's
+	portPrefix     = "pps/port/"             // external port -> key of the pipeline that has it
 	defaultsPrefix = "pps/defaults/"
 )
 
@@ -39,6 +41,7 @@ type Config struct {
 	Secrets *secrets.Store
 	Auth    *auth.Service // nil: everybody may do everything
 	Port    int           // that the daemon itself serves, which no spout can have; default none
+	Peers   Peers         // nil: logs of other daemons are out of reach
 	Logger  *zap.Logger   // default: none
 }
 
@@ -52,6 +55,7 @@ type Service struct {
 	secrets *secrets.Store
 	auth    *auth.Service
 	port    int
+	peers   Peers
 	log     *zap.Logger
 	jq      *jq.Runner
 
@@ -59,6 +63,8 @@ type Service struct {
 	versions  store.Collection[*ppspb.PipelineInfo]
 	statuses  store.Collection[*recordpb.PipelineStatus]
 	claims    store.Collection[*recordpb.DaemonRecord]
+	members   store.Collection[*recordpb.DaemonRecord]
+	runners   store.Collection[*recordpb.Runners]
 	defaults  store.Collection[*ppspb.GetProjectDefaultsResponse]
 }
 
@@ -74,12 +80,15 @@ func New(cfg Config) *Service {
 		secrets:   cfg.Secrets,
 		auth:      cfg.Auth,
 		port:      cfg.Port,
+		peers:     cfg.Peers,
 		log:       cfg.Logger,
 		jq:        jq.NewRunner(jq.Config{}),
 		pipelines: store.NewCollection[*recordpb.PipelineRecord](pipelinePrefix),
 		versions:  store.NewCollection[*ppspb.PipelineInfo](versionPrefix),
 		statuses:  store.NewCollection[*recordpb.PipelineStatus](statusPrefix),
 		claims:    store.NewCollection[*recordpb.DaemonRecord](claimPrefix),
+		members:   store.NewCollection[*recordpb.DaemonRecord](memberPrefix),
+		runners:   store.NewCollection[*recordpb.Runners](runnersPrefix),
 		defaults:  store.NewCollection[*ppspb.GetProjectDefaultsResponse](defaultsPrefix),
 	}
 }

@@ -19,6 +19,9 @@ import (
 type Config struct {
 	// Listen is the host:port that serves gRPC and REST; port 0 takes a free one.
 	Listen string
+	// Advertise is the host:port at which the other daemons on the same etcd reach this
+	// one; empty means where it listens, by the machine's name if that is everywhere.
+	Advertise string
 	// DataDir holds embedded etcd, objects, logs and workers' scratch space.
 	DataDir string
 	// EtcdEndpoints are those of an etcd cluster to use instead of the embedded one.
@@ -165,6 +168,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return c, fmt.Errorf("listen address %q: %w; want host:port, for example %s", c.Listen, err, DefaultListen)
+	}
+	if c.Advertise != "" {
+		if host, port, err := net.SplitHostPort(c.Advertise); err != nil || host == "" || port == "" || port == "0" {
+			return c, fmt.Errorf("--advertise %q; want host:port at which other daemons reach this one, for example node-1:30650", c.Advertise)
+		}
 	}
 	if c.Idempotency.Retention < 0 || c.Idempotency.Keys < 0 {
 		return c, fmt.Errorf("idempotency keys: the retention (%v) and the number (%d) must not be negative", c.Idempotency.Retention, c.Idempotency.Keys)

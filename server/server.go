@@ -63,6 +63,7 @@ type Server struct {
 	logs     *logs.Store
 	runtime  *process.Runtime
 	sched    *scheduler.Scheduler
+	peers    *peers
 	grpc     *grpc.Server
 	health   *health.Server
 	applied  []Applied
@@ -76,7 +77,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger}
+	s := &Server{cfg: cfg, log: cfg.Logger, peers: &peers{}}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -121,16 +122,17 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	kept := secrets.New(key)
+	s.peers.self = func() string { return s.sched.ID() }
 	s.pps = pps.New(pps.Config{
 		Store: s.store, PFS: s.pfs, Logs: s.logs, Logger: s.log.Named("pps"),
-		Secrets: kept, Auth: s.auth, Port: s.listener.Addr().(*net.TCPAddr).Port,
+		Secrets: kept, Auth: s.auth, Port: s.listener.Addr().(*net.TCPAddr).Port, Peers: s.peers,
 	})
 	if s.runtime, err = process.New(process.Config{DataDir: s.dir.path, Logger: s.log.Named("process")}); err != nil {
 		return nil, fmt.Errorf("process runtime: %w", err)
 	}
 	s.sched = scheduler.New(scheduler.Config{
 		Store: s.store, Runtime: s.runtime, Logs: s.logs, Logger: s.log.Named("scheduler"),
-		Address: s.dialAddr(), DataDir: s.dir.path, Grace: cfg.Grace, Secrets: kept, Output: pps.Output{PFS: s.pfs},
+		Address: s.dialAddr(), Advertise: s.advertised(), TLSKey: s.peers.key, DataDir: s.dir.path, Grace: cfg.Grace, Secrets: kept, Output: pps.Output{PFS: s.pfs},
 		InitialBackoff: cfg.InitialBackoff, MaxBackoff: cfg.MaxBackoff, ResetAfter: cfg.ResetAfter, LeaseTTL: cfg.LeaseTTL,
 	})
 	s.grpc = s.newGRPC()
@@ -324,6 +326,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	g.Go(func() error {
 		err := s.sched.Run(auth.Internal(gctx, "scheduler"))
 		s.health.Shutdown()
+		s.logs.Unfollow() // workers print no more
 		s.drain(web)
 		stopServing()
 		return errors.Join(err, closeGateway())
@@ -380,6 +383,7 @@ func (s *Server) Close() error {
 	if s.grpc != nil {
 		s.grpc.Stop()
 	}
+	s.peers.Close()
 	if s.listener != nil {
 		_ = s.listener.Close() // closed already after Run
 	}

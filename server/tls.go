@@ -51,6 +51,7 @@ func (s *Server) secure(ctx context.Context) error {
 	if s.local, err = (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
 		return fmt.Errorf("listen on loopback for workers: %w", err)
 	}
+	s.peers.cert = source
 	s.listener = tls.NewListener(s.listener, source.Config())
 	return nil
 }

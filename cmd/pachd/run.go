@@ -93,6 +93,7 @@ lists are separated by commas. A flag on the command line wins.`,
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "host:port that serves gRPC and REST")
+	f.StringVar(&cfg.Advertise, "advertise", "", "host:port at which the other daemons on --etcd-endpoints reach this one (default: that of --listen, with the machine's name if that is every address)")
 	f.StringVar(&cfg.DataDir, "data-dir", server.DefaultDataDir, "directory for etcd, objects, logs and workers' scratch space; made if missing")
 	f.StringSliceVar(&cfg.Apply, "apply", nil, "spec file (JSON or YAML) whose pipelines are created, or updated if they differ; may be repeated")
 	f.StringVar(&cfg.Bucket, "bucket", "", "URL of the object store: file:///path, or mem:// for a throw-away one (default: the folder objects of --data-dir)")

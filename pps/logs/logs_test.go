@@ -109,10 +109,10 @@ func TestRead_WorkerByWorker(t *testing.T) {
 	k := key
 	k.WorkerID = "c"
 	fmt.Fprintln(s.Writer(k).Stdout(), "c0")
-	if got := read(t, s, Query{}); strings.Join(got, " ") != "b0 b1 b2 b3 b4 b5 b6 b7 b8 b9 a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 c0" {
+	if got := read(t, s, Query{}); strings.Join(got, " ") != "a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 b0 b1 b2 b3 b4 b5 b6 b7 b8 b9 c0" {
 		t.Errorf("all: %q", got)
 	}
-	if got := read(t, s, Query{Tail: 2}); strings.Join(got, " ") != "b8 b9 a8 a9 c0" {
+	if got := read(t, s, Query{Tail: 2}); strings.Join(got, " ") != "a8 a9 b8 b9 c0" {
 		t.Errorf("tail: %q", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -345,6 +345,39 @@ func TestWriter_FlushesSoon(t *testing.T) {
 	for t.Context().Err() == nil {
 		if b, _ := os.ReadFile(file); len(b) > 0 {
 			return
+		}
+	}
+}
+
+func TestCompareWorkers(t *testing.T) {
+	sorted := []string{"", "p.x-v2-0", "p.x-v2-1", "p.x-v2-2", "p.x-v2-10", "p.x-v10-0", "p.y"}
+	for i, a := range sorted {
+		for j, b := range sorted {
+			if got := CompareWorkers(a, b); got != min(1, max(-1, i-j)) {
+				t.Errorf("CompareWorkers(%q, %q) = %d", a, b, got)
+			}
+		}
+	}
+}
+
+func TestRetain(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	all := []Key{{Project: "p", Pipeline: "kept"}, {Project: "p", Pipeline: "gone"}, {Project: ".q", Pipeline: "gone/too"}, {Pipeline: Daemon}}
+	for _, k := range all {
+		fmt.Fprintln(s.Writer(k).Stdout(), "x")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, Options{})
+	if err := s.Retain(func(project, pipeline string) bool { return project == "p" && pipeline == "kept" }); err != nil {
+		t.Fatal(err)
+	}
+	for i, k := range all {
+		lines, err := s.Count(t.Context(), Query{Project: k.Project, Pipeline: k.Pipeline})
+		if err != nil || len(lines) > 0 != (i == 0 || i == 3) {
+			t.Errorf("%v: lines %v, %v", k, lines, err)
 		}
 	}
 }

@@ -21,6 +21,9 @@ type Query struct {
 	Since             time.Time // lines from then on; zero means all
 	Tail              int64     // of those there are now, only the last Tail of each worker; <= 0 means all
 	Follow            bool      // then wait for more, until the context ends or the logs are deleted
+	// CaughtUp, if not nil, is called once, with Follow, when all lines that there were
+	// have been given; its error ends Read.
+	CaughtUp func() error
 }
 
 // record is one line of a segment file.
@@ -69,7 +72,7 @@ func (s *Store) Read(ctx context.Context, q Query, fn func(*ppspb.LogMessage) er
 			skip[w.name] = w.lines - q.Tail
 		}
 	}
-	return p.follow(ctx, q, func(line []byte) error {
+	return s.follow(ctx, p, q, func(line []byte) error {
 		if len(skip) > 0 {
 			if name := workerOf(line); skip[string(name)] > 0 {
 				skip[string(name)]--
@@ -80,8 +83,29 @@ func (s *Store) Read(ctx context.Context, q Query, fn func(*ppspb.LogMessage) er
 	})
 }
 
+// Count tells how many lines of q each worker has now, Tail and Follow aside.
+func (s *Store) Count(ctx context.Context, q Query) (map[string]int64, error) {
+	p, err := s.get(name{q.Project, q.Pipeline})
+	if err != nil {
+		return nil, err
+	}
+	segments, err := p.snapshot()
+	if err != nil {
+		return nil, endOf(err)
+	}
+	workers, err := p.survey(ctx, q, segments)
+	if err != nil {
+		return nil, err
+	}
+	lines := map[string]int64{}
+	for _, w := range workers {
+		lines[w.name] = w.lines
+	}
+	return lines, nil
+}
+
 // follow calls each with all lines there are and will be.
-func (p *pipelineLog) follow(ctx context.Context, q Query, each func([]byte) error) error {
+func (s *Store) follow(ctx context.Context, p *pipelineLog, q Query, each func([]byte) error) error {
 	c := cursor{log: p, since: q.Since}
 	defer c.close()
 	for {
@@ -92,9 +116,17 @@ func (p *pipelineLog) follow(ctx context.Context, q Query, each func([]byte) err
 		if err := c.advance(ctx, segments, each); err != nil {
 			return err
 		}
+		if q.CaughtUp != nil {
+			if err := q.CaughtUp(); err != nil {
+				return err
+			}
+			q.CaughtUp = nil
+		}
 		if more := p.changed(c.seq, c.off); more != nil {
 			select {
 			case <-more:
+			case <-s.unfollow:
+				return ErrClosed
 			case <-ctx.Done():
 				return ctx.Err()
 			}

@@ -67,8 +67,10 @@ func (o Options) withDefaults() Options {
 
 // Store holds the logs of all pipelines. Its methods may be called concurrently.
 type Store struct {
-	dir string
-	opt Options
+	dir      string
+	opt      Options
+	unfollow chan struct{} // closed by Unfollow
+	once     sync.Once
 
 	mu     sync.Mutex
 	logs   map[name]*pipelineLog
@@ -83,8 +85,12 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, opt: opt.withDefaults(), logs: map[name]*pipelineLog{}}, nil
+	return &Store{dir: dir, opt: opt.withDefaults(), unfollow: make(chan struct{}), logs: map[name]*pipelineLog{}}, nil
 }
+
+// Unfollow ends all readers that wait for more, with ErrClosed, once they have all lines
+// that there are.
+func (s *Store) Unfollow() { s.once.Do(func() { close(s.unfollow) }) }
 
 // Close writes out what is buffered and ends all readers with ErrClosed. Lines
 // written later are dropped.
@@ -113,6 +119,25 @@ func (s *Store) Delete(project, pipeline string) error {
 		_ = p.close(errDeleted) // the files go away anyway
 	}
 	return os.RemoveAll(s.path(n))
+}
+
+// Retain deletes the logs of all pipelines that keep does not want; not the daemon's own.
+func (s *Store) Retain(keep func(project, pipeline string) bool) error {
+	files, err := filepath.Glob(filepath.Join(s.dir, "*", "*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range files {
+		dir, base := filepath.Split(file)
+		project, err := url.PathUnescape(filepath.Base(dir))
+		pipeline, bad := url.PathUnescape(base)
+		if err != nil || bad != nil || file == s.path(name{"", Daemon}) || keep(project, pipeline) {
+			continue
+		}
+		errs = append(errs, s.Delete(project, pipeline))
+	}
+	return errors.Join(errs...)
 }
 
 // get returns the pipeline's log, opening it if need be; nil if the store is closed.

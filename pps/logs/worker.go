@@ -2,8 +2,11 @@ package logs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 )
 
 // span is what a survey finds of one worker.
@@ -35,7 +38,33 @@ func workerOf(line []byte) []byte {
 	return name
 }
 
-// survey finds the workers with lines of q, in the order of their first lines.
+// CompareWorkers says whose lines come first when they come worker by worker: numbers
+// in names count as such.
+func CompareWorkers(a, b string) int {
+	for a != "" && b != "" {
+		n, m := digits(a), digits(b)
+		if n > 0 && m > 0 {
+			x, y := strings.TrimLeft(a[:n], "0"), strings.TrimLeft(b[:m], "0")
+			if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
+				return c
+			}
+			a, b = a[n:], b[m:]
+			continue
+		}
+		if c := cmp.Compare(a[0], b[0]); c != 0 {
+			return c
+		}
+		a, b = a[1:], b[1:]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// digits is how many digits s begins with.
+func digits(s string) int {
+	return len(s) - len(strings.TrimLeft(s, "0123456789"))
+}
+
+// survey finds the workers with lines of q, in their order.
 func (p *pipelineLog) survey(ctx context.Context, q Query, segments []segment) ([]*span, error) {
 	c := cursor{log: p, since: q.Since}
 	defer c.close()
@@ -53,6 +82,7 @@ func (p *pipelineLog) survey(ctx context.Context, q Query, segments []segment) (
 		w.last = position{c.seq, c.off}
 		return nil
 	})
+	slices.SortFunc(order, func(a, b *span) int { return CompareWorkers(a.name, b.name) })
 	return order, err
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/minipachd/minipachd/pps/fence"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -84,6 +86,9 @@ func (p *pipeline) take() *taken {
 			}
 			t.revision = tx.Revision()
 			fence.ExpelAll(tx, p.key)
+			if err := p.s.remember(tx, p.key); err != nil {
+				return err
+			}
 			return p.s.members.claim(tx, claimPrefix+p.key)
 		})
 		if err != nil {
@@ -95,6 +100,26 @@ func (p *pipeline) take() *taken {
 		return nil
 	}
 	return &t
+}
+
+// runnersKept bounds how many daemons are remembered to have run a pipeline.
+const runnersKept = 16
+
+// remember puts this daemon at the end of those that have run a pipeline: some lines
+// of its log will be here.
+func (s *Scheduler) remember(tx *store.Txn, key string) error {
+	ran, _, err := s.runners.Get(tx, key)
+	if err != nil {
+		return err
+	}
+	us := s.members.record()
+	all := ran.GetRunners()
+	if n := len(all); n > 0 && proto.Equal(all[n-1].GetDaemon(), us) {
+		return nil
+	}
+	all = slices.DeleteFunc(all, func(r *recordpb.Runner) bool { return r.GetDaemon().GetId() == us.GetId() })
+	all = append(all, &recordpb.Runner{Daemon: us, Began: timestamppb.New(tx.Now())})
+	return s.runners.Put(tx, key, &recordpb.Runners{Runners: all[max(0, len(all)-runnersKept):]})
 }
 
 // takenOver is what is left of the status of an earlier daemon, whose workers are

@@ -25,6 +25,9 @@ type membership struct {
 	ttl   time.Duration
 	dir   string // data directory; empty: none
 
+	address string        // for the other daemons
+	tlsKey  func() []byte // nil: without TLS
+
 	id   string   // of this daemon
 	lock *os.File // that makes sure of id
 
@@ -32,7 +35,7 @@ type membership struct {
 	lease *store.Lease
 }
 
-// identify finds out who we are. With the lock on the data directory held, a
+// identify finds out who we are; the first call does. With the lock on the data directory held, a
 // claim with the directory's id was made by a daemon that is dead.
 func (m *membership) identify() {
 	if m.id != "" {
@@ -59,7 +62,11 @@ func (m *membership) identify() {
 // record describes this daemon.
 func (m *membership) record() *recordpb.DaemonRecord {
 	host, _ := os.Hostname()
-	return &recordpb.DaemonRecord{Id: m.id, Host: host, Pid: int64(os.Getpid())}
+	r := &recordpb.DaemonRecord{Id: m.id, Host: host, Pid: int64(os.Getpid()), Address: m.address}
+	if m.tlsKey != nil {
+		r.TlsKey = m.tlsKey()
+	}
+	return r
 }
 
 func (m *membership) key() string { return memberPrefix + m.id }

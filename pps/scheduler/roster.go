@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +57,7 @@ func (s *Scheduler) lead(ctx context.Context) (cut bool) {
 	})
 	r.watchAll(watching, &wait)
 	var due <-chan time.Time
+	dropped := false
 	for {
 		select {
 		case change := <-r.changes:
@@ -81,6 +83,10 @@ func (s *Scheduler) lead(ctx context.Context) (cut bool) {
 			stop()
 			r.leave()
 			return r.end(lost, renewed)
+		}
+		if r.unsynced == 0 && !dropped {
+			dropped = true
+			r.dropOldLogs()
 		}
 		if due == nil && r.unsynced == 0 {
 			due = time.After(settle)
@@ -108,6 +114,7 @@ func (r *roster) watchAll(ctx context.Context, wait *sync.WaitGroup) {
 	follow(ctx, wait, r, r.s.pipelines, func(e store.Event[*recordpb.PipelineRecord]) {
 		if e.Deleted {
 			delete(r.pipelines, e.Key)
+			r.dropLog(e.Key)
 		} else {
 			r.pipelines[e.Key] = true
 		}
@@ -115,6 +122,26 @@ func (r *roster) watchAll(ctx context.Context, wait *sync.WaitGroup) {
 			p.deliver(delivery{e.Value, e.Revision})
 		}
 	})
+}
+
+// dropLog deletes the log of a pipeline that is gone and that somebody else runs, or
+// nobody; of others run does it, once the workers have ended.
+func (r *roster) dropLog(key string) {
+	if r.running[key] != nil {
+		return
+	}
+	project, name, _ := strings.Cut(key, "/")
+	if err := r.s.cfg.Logs.Delete(project, name); err != nil {
+		r.s.log.Warn("delete logs", zap.String("pipeline", key), zap.Error(err))
+	}
+}
+
+// dropOldLogs deletes the logs of pipelines that were deleted while this daemon was away.
+func (r *roster) dropOldLogs() {
+	err := r.s.cfg.Logs.Retain(func(project, name string) bool { return r.pipelines[project+"/"+name] })
+	if err != nil {
+		r.s.log.Warn("delete the logs of pipelines that are gone", zap.Error(err))
+	}
 }
 
 // follow has each change of a collection applied by lead, in order. A watch that

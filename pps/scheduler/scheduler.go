@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	goruntime "runtime"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,6 +21,7 @@ const (
 	statusPrefix   = "pps/status/"
 	claimPrefix    = "pps/scheduler/claim/"  // which daemon runs a pipeline
 	memberPrefix   = "pps/scheduler/member/" // the daemons that are alive
+	runnersPrefix  = "pps/scheduler/ran/"    // which daemons have run a pipeline
 )
 
 // Config is what a Scheduler works with. Store, Runtime, Logs and Address are
@@ -32,6 +34,12 @@ type Config struct {
 	Logger  *zap.Logger // default none
 	// Address is the host:port at which workers reach the daemon.
 	Address string
+	// Advertise is the host:port at which the other daemons on the same etcd reach this
+	// one; empty: not at all.
+	Advertise string
+	// TLSKey is the digest of the key that it serves TLS with, as in a DaemonRecord. Nil:
+	// without TLS.
+	TLSKey func() []byte
 	// DataDir is the daemon's data directory. With it, a daemon that was
 	// killed is known again at its next start and need not wait for its old
 	// lease to run out. Empty: it waits.
@@ -73,8 +81,10 @@ type Scheduler struct {
 	pipelines store.Collection[*recordpb.PipelineRecord]
 	statuses  store.Collection[*recordpb.PipelineStatus]
 	claims    store.Collection[*recordpb.DaemonRecord]
+	runners   store.Collection[*recordpb.Runners]
 	members   membership
-	starts    chan struct{} // holds one for each start under way
+	known     atomic.Pointer[string] // members.id, once that is known
+	starts    chan struct{}          // holds one for each start under way
 	ports     ports
 }
 
@@ -115,10 +125,23 @@ func New(cfg Config) *Scheduler {
 		pipelines: store.NewCollection[*recordpb.PipelineRecord](pipelinePrefix),
 		statuses:  store.NewCollection[*recordpb.PipelineStatus](statusPrefix),
 		claims:    store.NewCollection[*recordpb.DaemonRecord](claimPrefix),
+		runners:   store.NewCollection[*recordpb.Runners](runnersPrefix),
 		starts:    make(chan struct{}, startsAtATime*goruntime.GOMAXPROCS(0)),
 	}
-	s.members = membership{store: cfg.Store, log: cfg.Logger, ttl: cfg.LeaseTTL, dir: cfg.DataDir}
+	s.members = membership{
+		store: cfg.Store, log: cfg.Logger, ttl: cfg.LeaseTTL, dir: cfg.DataDir,
+		address: cfg.Advertise, tlsKey: cfg.TLSKey,
+	}
 	return s
+}
+
+// ID is the name of this daemon among those that share the pipelines; empty before Run
+// has found it out.
+func (s *Scheduler) ID() string {
+	if id := s.known.Load(); id != nil {
+		return *id
+	}
+	return ""
 }
 
 // Run schedules until ctx ends; then it stops all workers, gracefully and all at
@@ -126,6 +149,8 @@ func New(cfg Config) *Scheduler {
 // etcd. Nothing that goes wrong ends it: it logs and tries again. Call it once.
 func (s *Scheduler) Run(ctx context.Context) error {
 	defer s.members.close()
+	s.members.identify()
+	s.known.Store(&s.members.id)
 	if !s.sweep(ctx) {
 		return nil
 	}

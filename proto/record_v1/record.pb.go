@@ -1435,8 +1435,13 @@ type DaemonRecord struct {
 	// Stable over restarts of a data directory.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// For people.
-	Host          string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
-	Pid           int64  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Pid  int64  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	// host:port at which the other daemons reach it.
+	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// SHA-256 of the public key (SubjectPublicKeyInfo) that it serves TLS with; empty
+	// without TLS.
+	TlsKey        []byte `protobuf:"bytes,5,opt,name=tls_key,json=tlsKey,proto3" json:"tls_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1492,6 +1497,119 @@ func (x *DaemonRecord) GetPid() int64 {
 	return 0
 }
 
+func (x *DaemonRecord) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *DaemonRecord) GetTlsKey() []byte {
+	if x != nil {
+		return x.TlsKey
+	}
+	return nil
+}
+
+// Runners are the daemons that have run a pipeline and may have lines of its log, each
+// once, in the order in which they began.
+type Runners struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Runners       []*Runner              `protobuf:"bytes,1,rep,name=runners,proto3" json:"runners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Runners) Reset() {
+	*x = Runners{}
+	mi := &file_record_v1_record_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Runners) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Runners) ProtoMessage() {}
+
+func (x *Runners) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Runners.ProtoReflect.Descriptor instead.
+func (*Runners) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Runners) GetRunners() []*Runner {
+	if x != nil {
+		return x.Runners
+	}
+	return nil
+}
+
+// Runner is one of them, with the time at which it began last.
+type Runner struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Daemon        *DaemonRecord          `protobuf:"bytes,1,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	Began         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=began,proto3" json:"began,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Runner) Reset() {
+	*x = Runner{}
+	mi := &file_record_v1_record_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Runner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Runner) ProtoMessage() {}
+
+func (x *Runner) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Runner.ProtoReflect.Descriptor instead.
+func (*Runner) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Runner) GetDaemon() *DaemonRecord {
+	if x != nil {
+		return x.Daemon
+	}
+	return nil
+}
+
+func (x *Runner) GetBegan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Began
+	}
+	return nil
+}
+
 // LoginRecord is a login by OIDC that has begun; docs/security.md, Logging in with
 // OIDC. It is removed once somebody has got a token for it.
 type LoginRecord struct {
@@ -1511,7 +1629,7 @@ type LoginRecord struct {
 
 func (x *LoginRecord) Reset() {
 	*x = LoginRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[20]
+	mi := &file_record_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1641,7 @@ func (x *LoginRecord) String() string {
 func (*LoginRecord) ProtoMessage() {}
 
 func (x *LoginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[20]
+	mi := &file_record_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1654,7 @@ func (x *LoginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRecord.ProtoReflect.Descriptor instead.
 func (*LoginRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LoginRecord) GetExpires() *timestamppb.Timestamp {
@@ -1596,7 +1714,7 @@ type LoginUser struct {
 
 func (x *LoginUser) Reset() {
 	*x = LoginUser{}
-	mi := &file_record_v1_record_proto_msgTypes[21]
+	mi := &file_record_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1726,7 @@ func (x *LoginUser) String() string {
 func (*LoginUser) ProtoMessage() {}
 
 func (x *LoginUser) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[21]
+	mi := &file_record_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1739,7 @@ func (x *LoginUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginUser.ProtoReflect.Descriptor instead.
 func (*LoginUser) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{21}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LoginUser) GetEmail() string {
@@ -1669,7 +1787,7 @@ type AccessRecord struct {
 
 func (x *AccessRecord) Reset() {
 	*x = AccessRecord{}
-	mi := &file_record_v1_record_proto_msgTypes[22]
+	mi := &file_record_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1799,7 @@ func (x *AccessRecord) String() string {
 func (*AccessRecord) ProtoMessage() {}
 
 func (x *AccessRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[22]
+	mi := &file_record_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1812,7 @@ func (x *AccessRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRecord.ProtoReflect.Descriptor instead.
 func (*AccessRecord) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{22}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AccessRecord) GetKind() isAccessRecord_Kind {
@@ -1781,7 +1899,7 @@ type AuthActivation struct {
 
 func (x *AuthActivation) Reset() {
 	*x = AuthActivation{}
-	mi := &file_record_v1_record_proto_msgTypes[23]
+	mi := &file_record_v1_record_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +1911,7 @@ func (x *AuthActivation) String() string {
 func (*AuthActivation) ProtoMessage() {}
 
 func (x *AuthActivation) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[23]
+	mi := &file_record_v1_record_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +1924,7 @@ func (x *AuthActivation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthActivation.ProtoReflect.Descriptor instead.
 func (*AuthActivation) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{23}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuthActivation) GetActivated() *timestamppb.Timestamp {
@@ -1936,11 +2054,18 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06layers\x18\x03 \x01(\x03R\x06layers\x12#\n" +
 	"\rlayer_objects\x18\x04 \x01(\x03R\flayerObjects\x12\x16\n" +
 	"\x06chunks\x18\x05 \x01(\x03R\x06chunks\x12\x14\n" +
-	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\"D\n" +
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\"w\n" +
 	"\fDaemonRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x10\n" +
-	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\xda\x01\n" +
+	"\x03pid\x18\x03 \x01(\x03R\x03pid\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x17\n" +
+	"\atls_key\x18\x05 \x01(\fR\x06tlsKey\"6\n" +
+	"\aRunners\x12+\n" +
+	"\arunners\x18\x01 \x03(\v2\x11.record_v1.RunnerR\arunners\"k\n" +
+	"\x06Runner\x12/\n" +
+	"\x06daemon\x18\x01 \x01(\v2\x17.record_v1.DaemonRecordR\x06daemon\x120\n" +
+	"\x05began\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\"\xda\x01\n" +
 	"\vLoginRecord\x124\n" +
 	"\aexpires\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\tR\x05nonce\x12\x1a\n" +
@@ -1979,7 +2104,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_record_v1_record_proto_goTypes = []any{
 	(*Format)(nil),                // 0: record_v1.Format
 	(*BranchRecord)(nil),          // 1: record_v1.BranchRecord
@@ -2001,63 +2126,68 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*GarbageMember)(nil),         // 17: record_v1.GarbageMember
 	(*GarbageReport)(nil),         // 18: record_v1.GarbageReport
 	(*DaemonRecord)(nil),          // 19: record_v1.DaemonRecord
-	(*LoginRecord)(nil),           // 20: record_v1.LoginRecord
-	(*LoginUser)(nil),             // 21: record_v1.LoginUser
-	(*AccessRecord)(nil),          // 22: record_v1.AccessRecord
-	(*AuthActivation)(nil),        // 23: record_v1.AuthActivation
-	nil,                           // 24: record_v1.SecretRecord.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*pfs_v2.BranchInfo)(nil),     // 26: pfs_v2.BranchInfo
-	(*pfs_v2.Branch)(nil),         // 27: pfs_v2.Branch
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*pfs_v2.CommitInfo)(nil),     // 29: pfs_v2.CommitInfo
-	(*anypb.Any)(nil),             // 30: google.protobuf.Any
-	(*pps_v2.PipelineInfo)(nil),   // 31: pps_v2.PipelineInfo
-	(pps_v2.PipelineState)(0),     // 32: pps_v2.PipelineState
-	(*pps_v2.WorkerExit)(nil),     // 33: pps_v2.WorkerExit
-	(*pps_v2.SecretInfo)(nil),     // 34: pps_v2.SecretInfo
-	(*auth_v2.TokenInfo)(nil),     // 35: auth_v2.TokenInfo
-	(*auth_v2.RoleBinding)(nil),   // 36: auth_v2.RoleBinding
-	(*auth_v2.Groups)(nil),        // 37: auth_v2.Groups
+	(*Runners)(nil),               // 20: record_v1.Runners
+	(*Runner)(nil),                // 21: record_v1.Runner
+	(*LoginRecord)(nil),           // 22: record_v1.LoginRecord
+	(*LoginUser)(nil),             // 23: record_v1.LoginUser
+	(*AccessRecord)(nil),          // 24: record_v1.AccessRecord
+	(*AuthActivation)(nil),        // 25: record_v1.AuthActivation
+	nil,                           // 26: record_v1.SecretRecord.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*pfs_v2.BranchInfo)(nil),     // 28: pfs_v2.BranchInfo
+	(*pfs_v2.Branch)(nil),         // 29: pfs_v2.Branch
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*pfs_v2.CommitInfo)(nil),     // 31: pfs_v2.CommitInfo
+	(*anypb.Any)(nil),             // 32: google.protobuf.Any
+	(*pps_v2.PipelineInfo)(nil),   // 33: pps_v2.PipelineInfo
+	(pps_v2.PipelineState)(0),     // 34: pps_v2.PipelineState
+	(*pps_v2.WorkerExit)(nil),     // 35: pps_v2.WorkerExit
+	(*pps_v2.SecretInfo)(nil),     // 36: pps_v2.SecretInfo
+	(*auth_v2.TokenInfo)(nil),     // 37: auth_v2.TokenInfo
+	(*auth_v2.RoleBinding)(nil),   // 38: auth_v2.RoleBinding
+	(*auth_v2.Groups)(nil),        // 39: auth_v2.Groups
 }
 var file_record_v1_record_proto_depIdxs = []int32{
-	25, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
-	26, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
-	27, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
-	25, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
-	28, // 4: record_v1.CommitPolicy.interval:type_name -> google.protobuf.Duration
-	25, // 5: record_v1.PolicyCommit.due:type_name -> google.protobuf.Timestamp
-	25, // 6: record_v1.CommitDue.at:type_name -> google.protobuf.Timestamp
-	29, // 7: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
+	27, // 0: record_v1.Format.created:type_name -> google.protobuf.Timestamp
+	28, // 1: record_v1.BranchRecord.info:type_name -> pfs_v2.BranchInfo
+	29, // 2: record_v1.BranchRecord.direct_subvenance:type_name -> pfs_v2.Branch
+	27, // 3: record_v1.TriggerClock.next:type_name -> google.protobuf.Timestamp
+	30, // 4: record_v1.CommitPolicy.interval:type_name -> google.protobuf.Duration
+	27, // 5: record_v1.PolicyCommit.due:type_name -> google.protobuf.Timestamp
+	27, // 6: record_v1.CommitDue.at:type_name -> google.protobuf.Timestamp
+	31, // 7: record_v1.CommitRecord.info:type_name -> pfs_v2.CommitInfo
 	7,  // 8: record_v1.CommitRecord.layers:type_name -> record_v1.LayerRef
 	4,  // 9: record_v1.CommitRecord.policy:type_name -> record_v1.PolicyCommit
 	9,  // 10: record_v1.LayerRecord.object:type_name -> record_v1.LayerObject
 	7,  // 11: record_v1.FileSetRecord.layers:type_name -> record_v1.LayerRef
-	25, // 12: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
-	30, // 13: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
+	27, // 12: record_v1.FileSetRecord.expires:type_name -> google.protobuf.Timestamp
+	32, // 13: record_v1.CacheRecord.value:type_name -> google.protobuf.Any
 	11, // 14: record_v1.CacheRecord.file_sets:type_name -> record_v1.FileSetRecord
-	31, // 15: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
-	32, // 16: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
-	25, // 17: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
-	25, // 18: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
-	33, // 19: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
-	34, // 20: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
-	24, // 21: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
-	25, // 22: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
-	25, // 23: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
-	25, // 24: record_v1.LoginRecord.expires:type_name -> google.protobuf.Timestamp
-	21, // 25: record_v1.LoginRecord.user:type_name -> record_v1.LoginUser
-	25, // 26: record_v1.LoginUser.expires:type_name -> google.protobuf.Timestamp
-	23, // 27: record_v1.AccessRecord.activation:type_name -> record_v1.AuthActivation
-	35, // 28: record_v1.AccessRecord.token:type_name -> auth_v2.TokenInfo
-	36, // 29: record_v1.AccessRecord.binding:type_name -> auth_v2.RoleBinding
-	37, // 30: record_v1.AccessRecord.groups:type_name -> auth_v2.Groups
-	25, // 31: record_v1.AuthActivation.activated:type_name -> google.protobuf.Timestamp
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	33, // 15: record_v1.PipelineRecord.info:type_name -> pps_v2.PipelineInfo
+	34, // 16: record_v1.PipelineStatus.state:type_name -> pps_v2.PipelineState
+	27, // 17: record_v1.PipelineStatus.workers_started_at:type_name -> google.protobuf.Timestamp
+	27, // 18: record_v1.PipelineStatus.next_start:type_name -> google.protobuf.Timestamp
+	35, // 19: record_v1.PipelineStatus.last_exit:type_name -> pps_v2.WorkerExit
+	36, // 20: record_v1.SecretRecord.info:type_name -> pps_v2.SecretInfo
+	26, // 21: record_v1.SecretRecord.values:type_name -> record_v1.SecretRecord.ValuesEntry
+	27, // 22: record_v1.GarbageReport.started:type_name -> google.protobuf.Timestamp
+	27, // 23: record_v1.GarbageReport.finished:type_name -> google.protobuf.Timestamp
+	21, // 24: record_v1.Runners.runners:type_name -> record_v1.Runner
+	19, // 25: record_v1.Runner.daemon:type_name -> record_v1.DaemonRecord
+	27, // 26: record_v1.Runner.began:type_name -> google.protobuf.Timestamp
+	27, // 27: record_v1.LoginRecord.expires:type_name -> google.protobuf.Timestamp
+	23, // 28: record_v1.LoginRecord.user:type_name -> record_v1.LoginUser
+	27, // 29: record_v1.LoginUser.expires:type_name -> google.protobuf.Timestamp
+	25, // 30: record_v1.AccessRecord.activation:type_name -> record_v1.AuthActivation
+	37, // 31: record_v1.AccessRecord.token:type_name -> auth_v2.TokenInfo
+	38, // 32: record_v1.AccessRecord.binding:type_name -> auth_v2.RoleBinding
+	39, // 33: record_v1.AccessRecord.groups:type_name -> auth_v2.Groups
+	27, // 34: record_v1.AuthActivation.activated:type_name -> google.protobuf.Timestamp
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -2069,7 +2199,7 @@ func file_record_v1_record_proto_init() {
 		(*LayerRecord_Inline)(nil),
 		(*LayerRecord_Object)(nil),
 	}
-	file_record_v1_record_proto_msgTypes[22].OneofWrappers = []any{
+	file_record_v1_record_proto_msgTypes[24].OneofWrappers = []any{
 		(*AccessRecord_Activation)(nil),
 		(*AccessRecord_Token)(nil),
 		(*AccessRecord_Binding)(nil),
@@ -2081,7 +2211,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -80,6 +80,12 @@ func (s *Source) Config() *tls.Config {
 	}
 }
 
+// Certificate is what the listener shows now.
+func (s *Source) Certificate() *tls.Certificate {
+	h1, _ := s.current()
+	return &h1.Certificates[0]
+}
+
 // current looks at the files, unless that was done a moment ago.
 func (s *Source) current() (h1, h2 *tls.Config) {
 	s.mu.Lock()
