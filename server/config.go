@@ -51,6 +51,8 @@ type Config struct {
 	// RootToken is the only token of the root user, if auth is or is turned on; empty
 	// lets whoever turns it on choose.
 	RootToken string
+	// AuditDir has the audit log; empty means a folder of DataDir, AuditOff none.
+	AuditDir string
 	// AuthPreview lets auth be turned on although repos and pipelines do not yet ask
 	// for permissions.
 	AuthPreview bool

@@ -28,9 +28,13 @@ import (
 	versionpb "github.com/minipachd/minipachd/proto/versionpb_v2"
 )
 
-// forwardedFor carries a REST caller's address to the request's log line. It is
-// set by the gateway alone: a client's own header of this name is dropped.
-const forwardedFor = "x-pachd-rest-caller"
+// forwardedFor and forwardedAgent carry a REST caller's address, and what it says it
+// is, to the request's log line. They are set by the gateway alone: a client's own
+// headers of these names are dropped.
+const (
+	forwardedFor   = "x-pachd-rest-caller"
+	forwardedAgent = "x-pachd-rest-agent"
+)
 
 // newGateway gives the HTTP handler for REST calls: POST of a JSON request to
 // /api/<package>.<Service>/<Method>. It reaches gRPC over dial, so a REST call
@@ -70,6 +74,7 @@ func newGateway(ctx context.Context, dial func(context.Context) (net.Conn, error
 	root.Handle(oidc.CallbackPath, callback)
 	root.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Set(forwardedFor, r.RemoteAddr)
+		r.Header.Set(forwardedAgent, ascii(r.UserAgent()))
 		forwardToken(r.Header)
 		mux.ServeHTTP(w, r)
 	})
@@ -89,6 +94,16 @@ func forwardToken(h http.Header) {
 		}
 	}
 	h.Del("Authorization")
+}
+
+// ascii is text as metadata can carry it.
+func ascii(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // hopByHop are headers that belong to one connection (RFC 9110, section 7.6.1)

@@ -15,6 +15,7 @@ import (
 	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pps/fence"
+	"github.com/minipachd/minipachd/server/audit"
 )
 
 // tokenKey is the metadata key that clients send their token under.
@@ -118,14 +119,17 @@ func (e *replacedError) GRPCStatus() *status.Status {
 
 // supervise runs the handler of a stream, and ends the stream when the caller's
 // token is good no more.
-func (g *guard) supervise(srv any, ss grpc.ServerStream, method string, next grpc.StreamHandler) error {
+func (g *guard) supervise(srv any, ss grpc.ServerStream, c *call, next grpc.StreamHandler) error {
+	method := c.method
 	ctx, id, err := g.identify(ss.Context(), method)
+	c.caller = id
 	if err != nil {
+		c.refused = err
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stream := &supervised{ServerStream: ss, ctx: ctx}
+	stream := &supervised{ServerStream: ss, ctx: ctx, objects: c.objects}
 	if accessTable[method].public && id.Subject == "" {
 		return next(srv, stream)
 	}
@@ -181,9 +185,12 @@ const patience = 500 * time.Millisecond
 
 // attend runs the handler of a call that is no stream. If it waits for long, it ends
 // when the caller's token is good no more.
-func (g *guard) attend(ctx context.Context, method string, run func(context.Context) (any, error)) (any, error) {
+func (g *guard) attend(c *call, run func(context.Context) (any, error)) (any, error) {
+	ctx, method := c.ctx, c.method
 	inner, id, err := g.identify(ctx, method)
+	c.caller = id
 	if err != nil {
+		c.refused = err
 		return nil, err
 	}
 	if accessTable[method].public && id.Subject == "" {
@@ -210,11 +217,13 @@ func (g *guard) attend(ctx context.Context, method string, run func(context.Cont
 	return resp, err
 }
 
-// supervised is a stream with another context that can be told to end.
+// supervised is a stream with another context that can be told to end. It notes what
+// it is about.
 type supervised struct {
 	grpc.ServerStream
 	ctx     context.Context
 	refused atomic.Pointer[error]
+	objects *audit.Objects // that the client's messages are about
 }
 
 func (s *supervised) Context() context.Context { return s.ctx }
@@ -230,5 +239,9 @@ func (s *supervised) RecvMsg(m any) error {
 	if err := s.refused.Load(); err != nil {
 		return *err
 	}
-	return s.ServerStream.RecvMsg(m)
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.objects.Add(m)
+	}
+	return err
 }

@@ -20,16 +20,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/minipachd/minipachd/auth"
+	"github.com/minipachd/minipachd/server/audit"
 )
 
 // oldClient answers methods of the 1.x packages (pfs.API, pps.API, ...).
 const oldClient = "this server is running pachyderm 2.x, but your client appears to be an older version - please upgrade"
 
 // guard is the one place that every request passes: it turns panics and errors
-// without a status into one, and writes one log line.
+// without a status into one, writes one log line, and keeps the audit log.
 type guard struct {
 	log      *zap.Logger
 	auth     *auth.Service
+	audit    *audit.Log
 	handlers sync.WaitGroup // of streams
 }
 
@@ -40,23 +42,27 @@ type panicked struct {
 }
 
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	start := time.Now()
-	defer func() { g.finish(ctx, info.FullMethod, start, recover(), &err) }()
-	return g.attend(ctx, info.FullMethod, func(ctx context.Context) (any, error) { return next(ctx, req) })
+	c := &call{ctx: ctx, method: info.FullMethod, start: time.Now(), request: req}
+	defer func() {
+		c.response = resp
+		g.finish(c, recover(), &err)
+	}()
+	return g.attend(c, func(ctx context.Context) (any, error) { return next(ctx, req) })
 }
 
 func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	start := time.Now()
-	defer func() { g.finish(ss.Context(), info.FullMethod, start, recover(), &err) }()
+	c := &call{ctx: ss.Context(), method: info.FullMethod, start: time.Now(), objects: &audit.Objects{}}
+	defer func() { g.finish(c, recover(), &err) }()
 	if srv == nil {
 		return next(srv, ss) // no service has the method: the answer says so
 	}
-	return g.supervise(srv, ss, info.FullMethod, next)
+	return g.supervise(srv, ss, c, next)
 }
 
-// finish gives the request its final status and its log line.
-func (g *guard) finish(ctx context.Context, method string, start time.Time, caught any, err *error) {
-	fields := []zap.Field{zap.String("method", method)}
+// finish gives the request its final status, its log line and its entry in the audit
+// log.
+func (g *guard) finish(c *call, caught any, err *error) {
+	fields := []zap.Field{zap.String("method", c.method)}
 	if caught != nil {
 		p, ok := caught.(*panicked)
 		if !ok {
@@ -66,16 +72,20 @@ func (g *guard) finish(ctx context.Context, method string, start time.Time, caug
 		*err = status.Errorf(codes.Internal, "internal error %s: the daemon's log has the details under this id", id)
 		fields = append(fields, zap.String("error_id", id), zap.Any("panic", p.value), zap.String("stack", string(p.stack)))
 	}
+	if c.refused == nil {
+		c.refused = refusal(*err)
+	}
 	if *err != nil {
 		*err = toStatus(*err)
 	}
+	g.record(c, *err)
 	code := status.Code(*err)
 	level := levelOf(code)
 	if ce := g.log.Check(level, "request"); ce != nil {
 		fields = append(fields,
 			zap.String("code", code.String()),
-			zap.Duration("duration", time.Since(start)),
-			zap.String("caller", callerOf(ctx)))
+			zap.Duration("duration", time.Since(c.start)),
+			zap.String("caller", callerOf(c.ctx)))
 		if *err != nil {
 			fields = append(fields, zap.String("error", status.Convert(*err).Message()))
 		}
@@ -96,23 +106,35 @@ func levelOf(code codes.Code) zapcore.Level {
 
 // callerOf names who called: address and user agent.
 func callerOf(ctx context.Context) string {
-	caller := "unknown"
-	if p, ok := peer.FromContext(ctx); ok {
-		caller = p.Addr.String()
+	from, agent := addressOf(ctx), agentOf(ctx)
+	if agent != "" {
+		from += " " + agent
 	}
-	md, ok := metadata.FromIncomingContext(ctx)
+	return from
+}
+
+// addressOf is where a call came from; that of a REST call is its client's.
+func addressOf(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return caller
+		return "unknown"
 	}
-	if via := md.Get(forwardedFor); len(via) > 0 && caller == "pipe" {
+	from := p.Addr.String()
+	if via := metadata.ValueFromIncomingContext(ctx, forwardedFor); len(via) > 0 && from == "pipe" {
 		if a, err := netip.ParseAddrPort(via[0]); err == nil {
-			caller = a.String() + " (REST)"
+			from = a.String() + " (REST)"
 		}
 	}
-	if agent := md.Get("user-agent"); len(agent) > 0 {
-		caller += " " + strings.Join(agent, " ")
+	return from
+}
+
+// agentOf is what the caller says it is.
+func agentOf(ctx context.Context) string {
+	key := "user-agent"
+	if p, ok := peer.FromContext(ctx); ok && p.Addr.String() == "pipe" {
+		key = forwardedAgent
 	}
-	return caller
+	return strings.Join(metadata.ValueFromIncomingContext(ctx, key), " ")
 }
 
 // unknownMethod answers methods that no service has.

@@ -34,6 +34,7 @@ import (
 	"github.com/minipachd/minipachd/pps/secrets"
 	adminpb "github.com/minipachd/minipachd/proto/admin_v2"
 	versionpb "github.com/minipachd/minipachd/proto/versionpb_v2"
+	"github.com/minipachd/minipachd/server/audit"
 	"github.com/minipachd/minipachd/server/metadata"
 	"github.com/minipachd/minipachd/server/transaction"
 	"github.com/minipachd/minipachd/store"
@@ -61,6 +62,7 @@ type Server struct {
 	pfs      *pfs.Service
 	pps      *pps.Service
 	logs     *logs.Store
+	audit    *audit.Log
 	runtime  *process.Runtime
 	sched    *scheduler.Scheduler
 	peers    *peers
@@ -94,6 +96,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("logs: %w", err)
 	}
 	s.log = keepLog(cfg.Logger, s.logs)
+	if s.audit, err = s.openAudit(); err != nil {
+		return nil, err
+	}
 	if err = s.secure(ctx); err != nil {
 		return nil, err
 	}
@@ -219,7 +224,7 @@ func etcdTLS(cfg Config) (*tls.Config, error) {
 
 // newGRPC makes the gRPC server with every service on it.
 func (s *Server) newGRPC() *grpc.Server {
-	g := &guard{log: s.log.Named("grpc"), auth: s.auth}
+	g := &guard{log: s.log.Named("grpc"), auth: s.auth, audit: s.audit}
 	s.guard = g
 	transactions := transaction.New(transaction.Config{Store: s.store, PFS: s.pfs, Pipelines: s.pps, Auth: s.auth})
 	attached := metadata.New(s.pfs, s.pps, s.auth)
@@ -393,6 +398,7 @@ func (s *Server) Close() error {
 	if s.runtime != nil {
 		errs = append(errs, s.runtime.Close())
 	}
+	errs = append(errs, s.audit.Close())
 	if s.logs != nil {
 		errs = append(errs, s.logs.Close())
 	}
@@ -405,6 +411,6 @@ func (s *Server) Close() error {
 	if s.dir != nil {
 		errs = append(errs, s.dir.Close())
 	}
-	s.runtime, s.logs, s.bucket, s.store, s.dir = nil, nil, nil, nil, nil
+	s.runtime, s.audit, s.logs, s.bucket, s.store, s.dir = nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
