@@ -368,7 +368,7 @@ func (tx *Txn) commitInfos(recs []*recordpb.CommitRecord) ([]*pfspb.CommitInfo, 
 		c := rec.Info.Commit
 		prefixes = append(prefixes, childKey(c.Repo, c.Id, ""), subvPrefix+repoKey(c.Repo)+"/"+c.Id+"/")
 	}
-	below, err := tx.Below(prefixes)
+	below, err := tx.Below(prefixes, false)
 	if err != nil {
 		return nil, err
 	}

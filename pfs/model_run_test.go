@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
 
+	"github.com/minipachd/minipachd/clock/clocktest"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
 
@@ -26,20 +28,27 @@ const modelSteps = 10000 / (1 + 4*raceFactor)
 // and compares everything that can be read: once with commits that are finished by the
 // transaction which ends their writing, and once by the finisher alone.
 func TestModel(t *testing.T) {
-	t.Run("finished at once", func(t *testing.T) { testModel(t, newMeta(t)) })
-	t.Run("finished later", func(t *testing.T) {
-		m := newMeta(t)
-		m.svc.finishAtOnce = 0
-		testModel(t, m)
-	})
+	for name, atOnce := range map[string]bool{"finished at once": true, "finished later": false} {
+		t.Run(name, func(t *testing.T) {
+			clock := clocktest.New(time.Now())
+			m, _ := startMeta(t, t.TempDir(), withClock(clock))
+			if !atOnce {
+				m.svc.finishAtOnce = 0
+			}
+			testModel(t, m, clock)
+		})
+	}
 }
 
-func testModel(t *testing.T, m *metaServer) {
+func testModel(t *testing.T, m *metaServer, clock *clocktest.Clock) {
 	steps, round := 0, 0
 	for steps < modelSteps/2 {
 		rapid.Check(t, func(rt *rapid.T) {
 			round++
-			r := &modelRun{T: rt, ctx: t.Context(), m: m, repos: map[string]*mRepo{}, hashes: map[string]string{}, prefix: fmt.Sprintf("m%d-", round)}
+			r := &modelRun{
+				T: rt, ctx: t.Context(), m: m, clock: clock, prefix: fmt.Sprintf("m%d-", round),
+				repos: map[string]*mRepo{}, hashes: map[string]string{}, retainers: map[string]*Retainer{},
+			}
 			actions := r.actions()
 			for name, action := range actions {
 				actions[name] = func(rt *rapid.T) {
@@ -67,11 +76,13 @@ func testModel(t *testing.T, m *metaServer) {
 // modelRun is one run of the model against the service.
 type modelRun struct {
 	*rapid.T
-	ctx    context.Context
-	m      *metaServer
-	repos  map[string]*mRepo
-	hashes map[string]string // content -> hash, over all commits of the run
-	prefix string
+	ctx       context.Context
+	m         *metaServer
+	repos     map[string]*mRepo
+	hashes    map[string]string // content -> hash, over all commits of the run
+	prefix    string
+	clock     *clocktest.Clock
+	retainers map[string]*Retainer // by repo@branch
 }
 
 var (
@@ -149,6 +160,7 @@ func (r *modelRun) actions() map[string]func(*rapid.T) {
 		"clear":        r.clear,
 		"squash":       r.squash,
 		"drop":         r.drop,
+		"retain":       r.retain,
 		"branch":       r.branch,
 		"unbranch":     r.unbranch,
 		"delete repo":  r.deleteRepo,

@@ -218,7 +218,8 @@ func cachedKey(fileSet, entry string) string { return cachedPrefix + fileSet + "
 
 func garbageKey(repo *pfspb.Repo) string { return garbagePrefix + repoKey(repo) }
 
-// squashedKey marks a repo in which ordinals may be larger than what they count.
+// squashedKey marks a repo in which ordinals may be larger than what they count. Its
+// value is another after each squash.
 func squashedKey(repo *pfspb.Repo) string { return squashedPrefix + repoKey(repo) }
 
 // orderOf sorts commits by their start.

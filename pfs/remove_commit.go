@@ -64,47 +64,6 @@ func (tx *Txn) children(c *pfspb.Commit) ([]*recordpb.CommitRecord, error) {
 	return recs, nil
 }
 
-// reliant returns the commits whose content begins with that of rec: its
-// children, and instead of one with an error, which children skip, also the
-// children of that. ends are those with an error and without children: what is
-// made on them in future will begin with rec too.
-func (tx *Txn) reliant(rec *recordpb.CommitRecord) (all, ends []*recordpb.CommitRecord, err error) {
-	children, err := tx.children(rec.Info.Commit)
-	if err != nil {
-		return nil, nil, err
-	}
-	for todo := children; len(todo) > 0; {
-		c := todo[0]
-		todo = todo[1:]
-		all = append(all, c)
-		if c.Info.Error == "" || rec.Info.Error != "" {
-			continue
-		}
-		more, err := tx.children(c.Info.Commit)
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(more) == 0 {
-			ends = append(ends, c)
-		}
-		todo = append(todo, more...)
-	}
-	return all, ends, nil
-}
-
-// nextOn gives the ids of the commits on which a next one would begin with the
-// content of rec, out of those that reliant found: rec itself and the ones with
-// an error, which children skip.
-func nextOn(rec *recordpb.CommitRecord, all []*recordpb.CommitRecord) []string {
-	ids := []string{rec.Info.Commit.Id}
-	for _, c := range all {
-		if c.Info.Error != "" && rec.Info.Error == "" {
-			ids = append(ids, c.Info.Commit.Id)
-		}
-	}
-	return ids
-}
-
 // branchesAt returns the branches whose head is one of some commits of a repo.
 func (tx *Txn) branchesAt(repo *pfspb.Repo, ids ...string) ([]*recordpb.BranchRecord, error) {
 	var at []*recordpb.BranchRecord

@@ -33,60 +33,30 @@ func (tx *Txn) SquashCommit(c *pfspb.Commit, recursive bool) error {
 
 // squashAll squashes commits, which come newest first.
 func (tx *Txn) squashAll(recs []*recordpb.CommitRecord) error {
-	for _, rec := range recs {
-		if err := tx.squash(rec); err != nil {
+	for len(recs) > 0 {
+		repo := recs[0].Info.Commit.Repo
+		var own, others []*recordpb.CommitRecord
+		for _, rec := range recs {
+			if repoKey(rec.Info.Commit.Repo) == repoKey(repo) {
+				own = append(own, rec)
+			} else {
+				others = append(others, rec)
+			}
+		}
+		l, err := tx.lineage(repo, own)
+		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// squash removes one commit and makes its children those of its parent. What a
-// branch holds, or would hold next, never changes by it.
-func (tx *Txn) squash(rec *recordpb.CommitRecord) error {
-	c := rec.Info.Commit
-	children, err := tx.children(c)
-	if err != nil {
-		return err
-	}
-	all, ends, err := tx.reliant(rec)
-	if err != nil {
-		return err
-	}
-	if len(children) == 0 || len(ends) > 0 {
-		return fmt.Errorf("cannot squash a commit that has no children as that would cause data loss, use the drop operation instead: %s", CommitName(c))
-	}
-	for _, child := range all {
-		if state(child.Info) != pfspb.CommitState_FINISHED {
-			return fmt.Errorf("cannot squash until child commit %s is finished", CommitName(child.Info.Commit))
+		for _, rec := range own {
+			if err := l.squash(rec); err != nil {
+				return err
+			}
 		}
-	}
-	at, err := tx.branchesAt(c.Repo, nextOn(rec, all)...)
-	if err != nil {
-		return err
-	}
-	if len(at) > 0 {
-		return fmt.Errorf("cannot squash commit %s because the next commits on branches [%s] would lose its data: move or delete them first", CommitName(c), joinBranches(branchNames(at)))
-	}
-	parent := rec.Info.ParentCommit
-	if parent != nil {
-		// Read only to conflict with a transaction that removes it.
-		if _, err := tx.commit(parent.Repo, parent.Id); err != nil {
+		if err := l.write(); err != nil {
 			return err
 		}
+		recs = others
 	}
-	for _, child := range children {
-		tx.Delete(childKey(c.Repo, c.Id, child.Info.Commit.Id))
-		child.Info.ParentCommit = parent
-		if parent != nil {
-			tx.Put(childKey(c.Repo, parent.Id, child.Info.Commit.Id), nil)
-		}
-		if err := tx.putCommit(child); err != nil {
-			return err
-		}
-	}
-	tx.removeCommit(rec)
-	tx.Put(squashedKey(c.Repo), nil)
 	return nil
 }
 
@@ -106,22 +76,23 @@ func (tx *Txn) ForgetCommit(p *pfspb.CommitPicker) error {
 	if state(rec.Info) != pfspb.CommitState_FINISHED {
 		return &CommitNotFinishedError{Commit: c}
 	}
-	all, _, err := tx.reliant(rec)
+	l, err := tx.lineage(c.Repo, []*recordpb.CommitRecord{rec})
 	if err != nil {
 		return err
 	}
+	all, _ := l.reliant(rec)
 	for _, child := range all {
 		if state(child.Info) != pfspb.CommitState_FINISHED {
 			return fmt.Errorf("cannot forget commit %s: direct descendants must be closed, %s is not", CommitName(c), CommitName(child.Info.Commit))
 		}
 	}
-	at, err := tx.branchesAt(c.Repo, nextOn(rec, all)...)
-	if err != nil {
-		return err
-	}
-	for _, b := range at {
+	for _, branch := range l.nextOn(rec, all) {
+		b, err := tx.mustBranch(branch)
+		if err != nil {
+			return err
+		}
 		if len(b.Info.DirectProvenance) == 0 || isSpoutBranch(b) {
-			return fmt.Errorf("cannot forget commit %s: the next commit on branch %s would begin with its content", CommitName(c), BranchName(b.Info.Branch))
+			return fmt.Errorf("cannot forget commit %s: the next commit on branch %s would begin with its content", CommitName(c), BranchName(branch))
 		}
 	}
 	rec.Layers, rec.OwnLayers, rec.Forgotten = nil, 0, true

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/minipachd/minipachd/pfs"
+	"github.com/minipachd/minipachd/pps/scheduler"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -32,6 +33,16 @@ func (o Output) Head(ctx context.Context, info *ppspb.PipelineInfo) (string, err
 func (o Output) DropOpen(ctx context.Context, pipeline string, left func(writer string) bool) error {
 	project, name, _ := strings.Cut(pipeline, "/")
 	return o.PFS.DropOpen(ctx, outputRepo(&ppspb.Pipeline{Project: &pfspb.Project{Name: project}, Name: name}), left)
+}
+
+// Retainer returns what squashes the commits of the pipeline's output branch that its
+// spec does not keep; nil if it keeps all, as a stopped pipeline does.
+func (o Output) Retainer(info *ppspb.PipelineInfo) scheduler.Retainer {
+	keep := info.GetDetails().GetSpout().GetRetention()
+	if keep == nil || info.GetStopped() {
+		return nil
+	}
+	return o.PFS.Retainer(outputBranch(info), pfs.Retention{Commits: keep.GetCommits(), Age: keep.GetAge().AsDuration()})
 }
 
 // lastCommits fills in when the newest commit of each pipeline's output branch was

@@ -201,8 +201,6 @@ func supported(req *ppspb.CreatePipelineRequest) error {
 		return unimplemented("pipeline %q is a transform pipeline (it has no \"spout\"); this server runs only spouts", key(req.Pipeline))
 	case req.Input != nil:
 		return unimplemented("pipeline %q is a spout with an input; this server runs only spouts without one", key(req.Pipeline))
-	case req.Spout.Retention != nil:
-		return unimplemented("pipeline %q has a spout.retention, which this server does not apply yet", key(req.Pipeline))
 	}
 	return nil
 }

@@ -174,9 +174,15 @@ const scanRanges = 128
 
 // Below gives for each prefix the keys that begin with it, without the prefix and in
 // byte order, own writes included. It is for short lists: many of them take one
-// request. Nothing is compared at the commit.
-func (tx *Txn) Below(prefixes []string) ([][]string, error) {
+// request. With check the transaction commits only if none has been added to them
+// meanwhile; removals are not noticed.
+func (tx *Txn) Below(prefixes []string, check bool) ([][]string, error) {
 	below := make([][]string, 0, len(prefixes))
+	if check {
+		for _, prefix := range prefixes {
+			tx.checkRange(prefix, prefixEnd(prefix))
+		}
+	}
 	for some := range slices.Chunk(prefixes, scanRanges) {
 		var resps []*clientv3.GetResponse
 		if len(tx.writes)+len(tx.ranges) == 0 {

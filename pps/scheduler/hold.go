@@ -27,6 +27,9 @@ type Output interface {
 	// in the pipeline's output repo and not finished. A pipeline or repo that is gone
 	// has none.
 	DropOpen(ctx context.Context, pipeline string, left func(writer string) bool) error
+	// Retainer returns what removes the commits of the pipeline's output branch that its
+	// spec does not keep; nil if it keeps all.
+	Retainer(info *ppspb.PipelineInfo) Retainer
 }
 
 // noOutput stands for a daemon without repos.
@@ -37,6 +40,8 @@ func (noOutput) Head(context.Context, *ppspb.PipelineInfo) (string, error) {
 }
 
 func (noOutput) DropOpen(context.Context, string, func(string) bool) error { return nil }
+
+func (noOutput) Retainer(*ppspb.PipelineInfo) Retainer { return nil }
 
 const (
 	admitTime = 10 * time.Second // for the writes before a start

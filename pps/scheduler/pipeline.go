@@ -51,6 +51,7 @@ type pipeline struct {
 
 	cautioned string   // id of the version that warnings are about
 	warnings  []string // of what its workers cannot be held to
+	retention retention
 }
 
 // delivery is a changed record; nil if the pipeline was deleted.
@@ -239,6 +240,7 @@ func (p *pipeline) want(record *recordpb.PipelineRecord) {
 		p.caution()
 		p.step(want{targetOf(record)})
 	}
+	p.arrangeRetention(record)
 	p.arrangeProxy()
 }
 
