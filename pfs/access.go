@@ -14,7 +14,7 @@ import (
 // What a request needs is checked where it comes in: by the methods of pfs_v2.API,
 // and by those whose names end in In, which are the same calls as part of a
 // transaction. The methods of Txn check nothing, who calls them has; but for those that
-// remove commits or edit metadata, which find out by themselves what they are about.
+// remove commits, which find out by themselves whose these are.
 
 // resourceOf is what the permissions on a normalized repo are about.
 func resourceOf(repo *pfspb.Repo) auth.Resource {
@@ -43,7 +43,7 @@ func (s *Service) permit(ctx context.Context, tx *store.Txn, c *pfspb.Commit, pe
 
 // permitRepo is permit for a repo.
 func (s *Service) permitRepo(ctx context.Context, tx *store.Txn, repo *pfspb.Repo, perms ...authpb.Permission) error {
-	if !s.auth.Active() || repo == nil {
+	if !s.auth.Active() || repo == nil || len(perms) == 0 {
 		return nil
 	}
 	repo = NormalizeRepo(repo)

@@ -38,20 +38,20 @@ func pickBranch(p *pfspb.BranchPicker) (*pfspb.Branch, error) {
 }
 
 // pickCommit finds the commit that a picker names, in a repo on which the caller must
-// have perm.
-func (tx *Txn) pickCommit(p *pfspb.CommitPicker, perm authpb.Permission) (*recordpb.CommitRecord, error) {
-	c, err := tx.picked(p, perm)
+// have perms.
+func (tx *Txn) pickCommit(p *pfspb.CommitPicker, perms ...authpb.Permission) (*recordpb.CommitRecord, error) {
+	c, err := tx.picked(p, perms...)
 	if err != nil {
 		return nil, err
 	}
-	if err := tx.permitted(c.Repo, perm); err != nil {
+	if err := tx.permitted(c.Repo, perms...); err != nil {
 		return nil, err
 	}
 	return tx.resolve(c)
 }
 
 // picked gives a picker the form that resolve reads.
-func (tx *Txn) picked(p *pfspb.CommitPicker, perm authpb.Permission) (*pfspb.Commit, error) {
+func (tx *Txn) picked(p *pfspb.CommitPicker, perms ...authpb.Permission) (*pfspb.Commit, error) {
 	switch p := p.GetPicker().(type) {
 	case *pfspb.CommitPicker_BranchHead:
 		b, err := pickBranch(p.BranchHead)
@@ -63,7 +63,7 @@ func (tx *Txn) picked(p *pfspb.CommitPicker, perm authpb.Permission) (*pfspb.Com
 		}
 		return &pfspb.Commit{Repo: repo, Id: p.Id.GetId()}, err
 	case *pfspb.CommitPicker_Ancestor:
-		start, err := tx.pickCommit(p.Ancestor.GetStart(), perm)
+		start, err := tx.pickCommit(p.Ancestor.GetStart(), perms...)
 		if err != nil {
 			return nil, err
 		}

@@ -116,7 +116,7 @@ func (s *Service) CreateProject(ctx context.Context, req *pfspb.CreateProjectReq
 			if _, err := tx.project(name); err != nil {
 				return err
 			}
-			if err := tx.permittedProject(name, authpb.Permission_PROJECT_CREATE_REPO); err != nil {
+			if err := tx.permittedProject(name, authpb.Permission_PROJECT_SET_DEFAULTS); err != nil {
 				return err
 			}
 			return tx.CreateProject(name, req.GetDescription(), true)

@@ -69,7 +69,7 @@ func TestWireAuth_ReposAndProjects(t *testing.T) {
 	}
 	const repo = `{"name":"r","project":{"name":"p"}}`
 	w.refuse(two, "pfs_v2.API/CreateProject", `{"project":{"name":"p"}}`, codes.AlreadyExists, "project p already exists")
-	w.denies(two, "pfs_v2.API/CreateProject", `{"project":{"name":"p"},"update":true,"description":"x"}`, "PROJECT_CREATE_REPO on PROJECT p")
+	w.denies(two, "pfs_v2.API/CreateProject", `{"project":{"name":"p"},"update":true,"description":"x"}`, "PROJECT_SET_DEFAULTS on PROJECT p")
 	w.denies(two, "pfs_v2.API/CreateRepo", `{"repo":`+repo+`}`, "PROJECT_CREATE_REPO on PROJECT p")
 	w.denies(two, "pfs_v2.API/CreateRepo", `{"repo":{"name":"new","project":{"name":"p"}},"update":true}`, "PROJECT_CREATE_REPO on PROJECT p")
 	w.denies(two, "pfs_v2.API/CreateRepo", `{"repo":`+repo+`,"update":true,"description":"x"}`, "REPO_WRITE on REPO p/r")
@@ -79,7 +79,7 @@ func TestWireAuth_ReposAndProjects(t *testing.T) {
 	w.denies(two, "pfs_v2.API/DeleteProject", `{"project":{"name":"p"},"force":true}`, "PROJECT_DELETE PROJECT_MODIFY_BINDINGS on PROJECT p")
 	w.refuse(two, "pfs_v2.API/DeleteProject", `{"project":{"name":"none"}}`, codes.NotFound, `project "none" not found`)
 	w.denies(two, "pfs_v2.API/DeleteAll", `{}`, "CLUSTER_DELETE_ALL on CLUSTER")
-	w.denies(two, "metadata.API/EditMetadata", `{"edits":[{"project":{"name":"p"},"editKey":{"key":"k","value":"v"}}]}`, "PROJECT_CREATE_REPO on PROJECT p")
+	w.denies(two, "metadata.API/EditMetadata", `{"edits":[{"project":{"name":"p"},"editKey":{"key":"k","value":"v"}}]}`, "PROJECT_SET_DEFAULTS on PROJECT p")
 	w.denies(two, "metadata.API/EditMetadata", `{"edits":[{"repo":{"name":{"name":"r","project":{"name":"p"}}},"editKey":{"key":"k","value":"v"}}]}`, "REPO_WRITE on REPO p/r")
 	w.mustAs(one, "pfs_v2.API/CreateProject", `{"project":{"name":"p"},"update":true,"description":"mine"}`)
 	w.mustAs(one, "pfs_v2.API/CreateRepo", `{"repo":`+repo+`,"update":true,"description":"mine"}`)
