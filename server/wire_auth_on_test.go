@@ -11,8 +11,10 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
+	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
 
 // withTokens is a context whose calls carry tokens.
@@ -93,49 +95,87 @@ func TestWireAuth_On(t *testing.T) {
 	w.ok("pfs_v2.API/ListRepo", `{}`)
 }
 
-// TestWireAuth_RevokedTokenEndsStreams revokes a token under streams that wait, one
-// for the server and one for its own client.
-func TestWireAuth_RevokedTokenEndsStreams(t *testing.T) {
+// Test_AttackRevokedTokenOnOpenStream revokes a token under calls that are open: streams
+// that wait for the server, for their own client and for lines of a log, and a call
+// that waits for a commit to be finished. None goes on.
+func Test_AttackRevokedTokenOnOpenStream(t *testing.T) {
 	w := newWire(t, "--auth-preview")
+	w.created(sleeper("p"))
 	w.ok("pfs_v2.API/CreateRepo", `{"repo":{"name":"r"}}`)
+	w.ok("pfs_v2.API/StartCommit", `{"branch":{"name":"master","repo":{"name":"r"}}}`)
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
-	a := w.call(withTokens(within(t), "root"), "auth_v2.API/GetRobotToken", `{"robot":"one"}`)
-	if a.err != nil {
-		t.Fatal(a)
-	}
-	token := strings.Split(a.messages[0], `"`)[3]
 	// It may do everything: only the token's end is to matter.
-	for _, res := range []string{`"roles":["clusterAdmin"]`} {
-		if a := w.call(withTokens(within(t), "root"), "auth_v2.API/ModifyRoleBinding", `{"resource":{"type":"CLUSTER"},"principal":"robot:one",`+res+`}`); a.err != nil {
-			t.Fatal(a)
+	token := w.robot("one", `{"type":"CLUSTER"}`, "clusterAdmin")
+	other := w.robot("two", `{"type":"CLUSTER"}`, "clusterAdmin")
+
+	type open struct {
+		what string
+		end  func() error // returns why the call ended
+	}
+	begin := func(ctx context.Context) (all []open) {
+		pfs, pps := pfspb.NewAPIClient(w.conn), ppspb.NewAPIClient(w.conn)
+		sub, err := pfs.SubscribeCommit(ctx, &pfspb.SubscribeCommitRequest{Repo: repo("r"), State: pfspb.CommitState_FINISHED})
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs, err := pps.GetLogs(ctx, &ppspb.GetLogsRequest{Pipeline: &ppspb.Pipeline{Name: "p"}, Follow: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		put, err := pfs.ModifyFile(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []*pfspb.ModifyFileRequest{
+			{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head("r")}},
+			{Body: &pfspb.ModifyFileRequest_AddFile{AddFile: &pfspb.AddFile{Path: "/stolen", Source: &pfspb.AddFile_Raw{Raw: wrapperspb.Bytes([]byte("x"))}}}},
+		} {
+			if err := put.Send(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waiting := make(chan error, 1)
+		go func() {
+			_, err := pfs.InspectCommit(ctx, &pfspb.InspectCommitRequest{Commit: head("r"), Wait: pfspb.CommitState_FINISHED})
+			waiting <- err
+		}()
+		return []open{
+			{"SubscribeCommit", func() error { _, err := sub.Recv(); return err }},
+			{"GetLogs", func() error {
+				for {
+					if _, err := logs.Recv(); err != nil {
+						return err
+					}
+				}
+			}},
+			{"ModifyFile", func() error { return put.RecvMsg(&emptypb.Empty{}) }},
+			{"InspectCommit that waits", func() error { return <-waiting }},
 		}
 	}
-	ctx := withTokens(within(t), token)
-	pfs := pfspb.NewAPIClient(w.conn)
-	sub, err := pfs.SubscribeCommit(ctx, &pfspb.SubscribeCommitRequest{Repo: repo("r")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	put, err := pfs.ModifyFile(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := put.Send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head("r")}}); err != nil {
-		t.Fatal(err)
-	}
-	if a := w.call(withTokens(within(t), token), "auth_v2.API/RevokeAuthToken", fmt.Sprintf(`{"token":%q}`, token)); a.err != nil || !strings.Contains(a.String(), `"number":"1"`) {
+	ctx, cancel := context.WithCancel(withTokens(within(t), other))
+	defer cancel()
+	mine, others := begin(withTokens(within(t), token)), begin(ctx)
+	if a := w.as(token, "auth_v2.API/RevokeAuthToken", fmt.Sprintf(`{"token":%q}`, token)); a.err != nil || !strings.Contains(a.String(), `"number":"1"`) {
 		t.Fatal(a)
 	}
 	start := time.Now()
-	_, err = sub.Recv()
-	if status.Code(err) != codes.Unauthenticated {
-		t.Errorf("SubscribeCommit: %v", err)
-	}
-	if err := put.RecvMsg(&emptypb.Empty{}); status.Code(err) != codes.Unauthenticated {
-		t.Errorf("ModifyFile: %v", err)
+	for _, o := range mine {
+		if err := o.end(); status.Code(err) != codes.Unauthenticated || status.Convert(err).Message() != "provided auth token is corrupted or has expired (try logging in again)" {
+			t.Errorf("%s after its token was revoked: %v", o.what, err)
+		}
 	}
 	t.Logf("ended after %v", time.Since(start))
-	if a := w.call(withTokens(within(t), token), "pfs_v2.API/ListRepo", `{}`); status.Code(a.err) != codes.Unauthenticated {
+	if a := w.as(token, "pfs_v2.API/ListRepo", `{}`); status.Code(a.err) != codes.Unauthenticated {
 		t.Errorf("a call with the token: %v", a)
+	}
+	if a := w.mustAs(other, "pfs_v2.API/GlobFile", `{"commit":{"branch":{"name":"master","repo":{"name":"r","type":"user"}}},"pattern":"/*"}`); len(a.messages) != 0 {
+		t.Errorf("of the stream that was cut there is %v", a)
+	}
+	// Calls with another token went on till now.
+	cancel()
+	for _, o := range others {
+		if err := o.end(); status.Code(err) != codes.Canceled {
+			t.Errorf("%s with another token: %v", o.what, err)
+		}
 	}
 }

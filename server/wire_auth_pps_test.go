@@ -139,3 +139,66 @@ func TestWireAuth_Pipelines(t *testing.T) {
 		t.Errorf("bindings of a kept repo: %v", b)
 	}
 }
+
+// TestWireAuth_PipelineSpecs has those who may not read a pipeline's repo look for
+// what is in its spec and its program's last words: by each call that shows
+// pipelines, and with filters, which see only what their caller does.
+func TestWireAuth_PipelineSpecs(t *testing.T) {
+	w := newWire(t, "--auth-preview")
+	const secrets = `{"pipeline":{"name":"p"},"description":"for all","spout":{"liveness":{"exec":{"command":["hunter1"]}}},` +
+		`"transform":{"cmd":["sh","-c","echo hunter2 >&2; sleep 1000"],"stdin":["hunter3"],"env":{"PASSWORD":"hunter4"}}%s}`
+	w.created(fmt.Sprintf(secrets, ""))
+	w.created(fmt.Sprintf(secrets, `,"datumTries":"4"`), "update")
+	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
+	w.mustAs("root", "pps_v2.API/ActivateAuth", `{}`)
+	none, lister := w.robot("none", "", ""), w.robot("lister", `{"type":"CLUSTER"}`, "projectWriter")
+	reader := w.robot("reader", `{"type":"REPO","name":"default/p"}`, "repoReader")
+	for _, c := range []struct{ method, request string }{
+		{"pps_v2.API/InspectPipeline", `{"pipeline":{"name":"p"},"details":true}`},
+		{"pps_v2.API/InspectPipeline", `{"pipeline":{"name":"p^"},"details":true}`},
+		{"pps_v2.API/ListPipeline", `{"details":true}`},
+		{"pps_v2.API/ListPipeline", `{"history":"-1"}`},
+		{"pps_v2.API/ListPipeline", `{"pipeline":{"name":"p"},"history":"1"}`},
+		{"pps_v2.API/ListPipeline", `{"jqFilter":".details.transform.env.PASSWORD == \"hunter4\""}`},
+	} {
+		if a := w.mustAs(reader, c.method, c.request); !strings.Contains(a.String(), "hunter4") {
+			t.Errorf("%s %s by a reader: %v", c.method, c.request, a)
+		}
+		filtered := strings.Contains(c.request, "jqFilter")
+		for name, token := range map[string]string{"nobody": none, "a lister": lister} {
+			a := w.mustAs(token, c.method, c.request)
+			shows := len(a.messages) > 0
+			want := !filtered && (name == "a lister" || !strings.Contains(c.method, "List"))
+			if strings.Contains(a.String(), "hunter") || shows != want {
+				t.Errorf("%s %s by %s: %v", c.method, c.request, name, a)
+			}
+			if shows && (!strings.Contains(a.String(), `"description":"for all"`) || !strings.Contains(a.String(), `"createdAt"`)) {
+				t.Errorf("%s by %s says too little: %v", c.method, name, a)
+			}
+		}
+	}
+	// Logs and jobs: who may not know is told the same of what is there and what is not.
+	const job = `"job":{"id":"0123456789ab4def0123456789abcdef","pipeline":{"name":"p"}}`
+	for _, c := range []struct{ method, request, needs string }{
+		{"pps_v2.API/GetLogs", `{"pipeline":{"name":"p"}}`, "REPO_READ"},
+		{"pps_v2.API/GetLogs", `{` + job + `}`, "REPO_READ"},
+		{"pps_v2.API/InspectJob", `{` + job + `}`, "PIPELINE_LIST_JOB"},
+		{"pps_v2.API/ListJob", `{"pipeline":{"name":"p"}}`, "PIPELINE_LIST_JOB"},
+		{"pps_v2.API/SubscribeJob", `{"pipeline":{"name":"p"}}`, "PIPELINE_LIST_JOB"},
+		{"pps_v2.API/ListDatum", `{` + job + `}`, "PIPELINE_LIST_JOB"},
+		{"pps_v2.API/InspectDatum", `{"datum":{` + job + `}}`, "PIPELINE_LIST_JOB"},
+		{"pps_v2.API/StopJob", `{` + job + `}`, "REPO_WRITE"},
+		{"pps_v2.API/DeleteJob", `{` + job + `}`, "REPO_WRITE"},
+		{"pps_v2.API/UpdateJobState", `{` + job + `}`, "REPO_WRITE"},
+		{"pps_v2.API/RestartDatum", `{` + job + `}`, "REPO_WRITE"},
+		{"pps_v2.API/RunCron", `{"pipeline":{"name":"p"}}`, "REPO_WRITE"},
+	} {
+		if a := w.as(none, c.method, c.request); status.Code(a.err) != codes.PermissionDenied || !strings.Contains(a.String(), "needs permissions ["+c.needs+"] on REPO default/p") {
+			t.Errorf("%s %s: %v; want a denial that names %s", c.method, c.request, a, c.needs)
+		}
+		missing := strings.ReplaceAll(c.request, `"p"`, `"nope"`)
+		if a := w.as(none, c.method, missing); !strings.Contains(a.String(), "no role binding exists for REPO default/nope") {
+			t.Errorf("%s %s: %v", c.method, missing, a)
+		}
+	}
+}

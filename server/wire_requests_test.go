@@ -40,8 +40,14 @@ func (w *wire) putAs(commit, path string, chunks ...string) answer {
 // read gives a file's content.
 func (w *wire) read(commit, path string) string {
 	w.t.Helper()
+	return w.content(w.ok("pfs_v2.API/GetFile", `{"file":{"commit":`+commit+`,"path":"`+path+`"}}`))
+}
+
+// content puts the answer of GetFile together.
+func (w *wire) content(a answer) string {
+	w.t.Helper()
 	var b strings.Builder
-	for _, m := range w.ok("pfs_v2.API/GetFile", `{"file":{"commit":`+commit+`,"path":"`+path+`"}}`).messages {
+	for _, m := range a.messages {
 		var chunk []byte
 		if err := json.Unmarshal([]byte(m), &chunk); err != nil {
 			w.t.Fatal(err)
