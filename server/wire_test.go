@@ -65,6 +65,14 @@ func methodNamed(t *testing.T, name string) protoreflect.MethodDescriptor {
 // metadata follow the context.
 func (w *wire) call(ctx context.Context, method string, requests ...string) answer {
 	w.t.Helper()
+	return w.callUntil(ctx, method, false, requests...)
+}
+
+// callUntil is call that, if first is set, ends with the first answer.
+func (w *wire) callUntil(ctx context.Context, method string, first bool, requests ...string) answer {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var all []json.RawMessage
 	for _, r := range requests {
 		dec := json.NewDecoder(strings.NewReader(r))
@@ -112,6 +120,9 @@ func (w *wire) call(ctx context.Context, method string, requests ...string) answ
 			w.t.Fatal(err)
 		}
 		a.messages = append(a.messages, compact.String())
+		if first {
+			return a
+		}
 	}
 }
 
