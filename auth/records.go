@@ -84,8 +84,11 @@ func (r records) groups(tx *store.Txn, subject string) (*authpb.Groups, error) {
 
 func (r records) putGroups(tx *store.Txn, subject string, g *authpb.Groups) error {
 	if len(g.GetGroups()) == 0 {
-		r.Delete(tx, groupsPrefix+subject)
-		return nil
+		old, err := r.groups(tx, subject)
+		if err == nil && old != nil {
+			r.Delete(tx, groupsPrefix+subject)
+		}
+		return err
 	}
 	return r.Put(tx, groupsPrefix+subject, &recordpb.AccessRecord{Kind: &recordpb.AccessRecord_Groups{Groups: g}})
 }

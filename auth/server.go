@@ -29,16 +29,21 @@ func (s *authServer) active() error {
 // update runs fn in a transaction, if the caller has perm on res, and returns once
 // this daemon knows of its outcome. A perm of 0 only wants a caller.
 func (s *authServer) update(ctx context.Context, res Resource, perm authpb.Permission, fn func(tx *store.Txn) error) error {
+	wrote := false
 	rev, err := s.store.Update(ctx, func(tx *store.Txn) error {
 		if err := s.require(ctx, tx, res, perm); err != nil {
 			return err
 		}
-		return fn(tx)
+		err := fn(tx)
+		wrote = tx.Writes()
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	s.cache.await(ctx.Done(), rev)
+	if wrote { // otherwise the watch may never get to rev
+		s.cache.await(ctx.Done(), rev)
+	}
 	return nil
 }
 

@@ -19,7 +19,7 @@ var except = map[string]bool{
 }
 
 // TestAccessTable_Classes has the calls of all methods recorded that change something.
-// That no method is missing in the table, TestWireAuth_EveryDoorIsShut sees.
+// That no method is missing in the table, TestAccessTable_HasEveryMethod sees.
 func TestAccessTable_Classes(t *testing.T) {
 	for method, a := range accessTable {
 		changes := except[method] || !tells.MatchString(path.Base(method))

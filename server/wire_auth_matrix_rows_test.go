@@ -49,7 +49,6 @@ func matrixScene(t *testing.T, w *wire) *strings.Replacer {
 		"<pickb>", `{"name":{"repo":{"name":{"project":{"name":"mp"},"name":"r","type":"user"}},"name":"master"}}`,
 		"<pickp>", `{"name":{"project":{"name":"mp"},"name":"p"}}`,
 		"<pickc>", `{"branchHead":{"name":{"repo":{"name":{"project":{"name":"mp"},"name":"r","type":"user"}},"name":"master"}}}`,
-		"<picknoc>", `{"id":{"repo":{"name":{"project":{"name":"mp"},"name":"r","type":"user"}},"id":"`+missing+`"}}`,
 	)
 }
 
@@ -57,7 +56,8 @@ func matrixScene(t *testing.T, w *wire) *strings.Replacer {
 type matrixRow struct {
 	method, request string
 	needs           string // see caller.may; nothing but a token if empty
-	through         judge  // notDenied by default
+	through         judge  // reads from the answer whether the caller was let through
+	shows           string // is in the answer for those who are, if there is no judge
 	last            bool   // who may make it spoils it for others
 	endless         bool   // the answer goes on: its first message is enough
 }
@@ -147,20 +147,20 @@ func accessRows() []matrixRow {
 func fileRows() []matrixRow {
 	return []matrixRow{
 		{method: "pfs_v2.API/CreateProject", request: `{"project":{"name":"mp"}}`, needs: "PROJECT_CREATE cluster"},
-		{method: "pfs_v2.API/CreateProject", request: `{"project":{"name":"mp"},"update":true}`, needs: "PROJECT_CREATE cluster & PROJECT_CREATE_REPO mp"},
+		{method: "pfs_v2.API/CreateProject", request: `{"project":{"name":"mp"},"update":true}`, needs: "PROJECT_CREATE cluster & PROJECT_SET_DEFAULTS mp"},
 		{method: "pfs_v2.API/InspectProject", request: `{"project":{"name":"mp"}}`},
 		{method: "pfs_v2.API/InspectProjectV2", request: `{"project":{"name":"mp"}}`},
 		{method: "pfs_v2.API/ListProject", request: `{}`},
 		{method: "pfs_v2.API/DeleteProject", request: `{"project":{"name":"mp"}}`, needs: "PROJECT_DELETE mp & PROJECT_MODIFY_BINDINGS mp"},
-		{method: "pfs_v2.API/ReposSummary", request: `{"projects":[{"name":"mp"}]}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/r", through: shows(`"sizeBytes":"7"`)},
+		{method: "pfs_v2.API/ReposSummary", request: `{"projects":[{"name":"mp"}]}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/r", shows: `"sizeBytes":"7"`},
 
 		{method: "pfs_v2.API/CreateRepo", request: `{"repo":<r>}`, needs: "PROJECT_CREATE_REPO mp"},
 		{method: "pfs_v2.API/CreateRepo", request: `{"repo":<r>,"update":true}`, needs: "REPO_WRITE mp/r"},
 		{method: "pfs_v2.API/CreateRepo", request: `{"repo":<meta>}`, needs: "PROJECT_CREATE_REPO mp & REPO_WRITE mp/r"},
 		{method: "pfs_v2.API/InspectRepo", request: `{"repo":<r>}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/r"},
 		{method: "pfs_v2.API/InspectRepo", request: `{"repo":<spec>}`},
-		{method: "pfs_v2.API/ListRepo", request: `{"projects":[{"name":"mp"}],"type":"user"}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/r", through: shows(`"name":"r"`)},
-		{method: "pfs_v2.API/ListRepo", request: `{}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/p", through: shows(`"name":"p","type":"spec"`)},
+		{method: "pfs_v2.API/ListRepo", request: `{"projects":[{"name":"mp"}],"type":"user"}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/r", shows: `"name":"r"`},
+		{method: "pfs_v2.API/ListRepo", request: `{}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/p", shows: `"name":"p","type":"spec"`},
 		{method: "pfs_v2.API/DeleteRepo", request: `{"repo":<r>}`, needs: "REPO_DELETE mp/r", through: fails},
 		{method: "pfs_v2.API/DeleteRepos", request: `{"projects":[{"name":"mp"}]}`, needs: "REPO_DELETE mp/r | REPO_DELETE mp/p", through: fails},
 
@@ -170,12 +170,12 @@ func fileRows() []matrixRow {
 		{method: "pfs_v2.API/InspectCommit", request: `{"commit":<c>}`, needs: "REPO_INSPECT_COMMIT mp/r"},
 		{method: "pfs_v2.API/InspectCommit", request: `{"commit":<noc>,"wait":"FINISHED"}`, needs: "REPO_INSPECT_COMMIT mp/r"},
 		{method: "pfs_v2.API/ListCommit", request: `{"repo":<r>}`, needs: "REPO_LIST_COMMIT mp/r"},
-		{method: "pfs_v2.API/ListCommit", request: `{}`, needs: "REPO_LIST_COMMIT mp/r", through: shows("<head>")},
+		{method: "pfs_v2.API/ListCommit", request: `{}`, needs: "REPO_LIST_COMMIT mp/r", shows: "<head>"},
 		{method: "pfs_v2.API/SubscribeCommit", request: `{"repo":<r>,"state":"STARTED"}`, needs: "REPO_LIST_COMMIT mp/r", endless: true},
-		{method: "pfs_v2.API/InspectCommitSet", request: `{"commitSet":{"id":"<head>"}}`, needs: "REPO_INSPECT_COMMIT mp/r", through: shows(`"name":"r"`)},
-		{method: "pfs_v2.API/ListCommitSet", request: `{}`, needs: "REPO_INSPECT_COMMIT mp/r", through: shows("<head>")},
-		{method: "pfs_v2.API/SquashCommit", request: `{"commit":<picknoc>}`, needs: "REPO_DELETE_COMMIT mp/r"},
-		{method: "pfs_v2.API/DropCommit", request: `{"commit":<picknoc>}`, needs: "REPO_DELETE_COMMIT mp/r"},
+		{method: "pfs_v2.API/InspectCommitSet", request: `{"commitSet":{"id":"<head>"}}`, needs: "REPO_INSPECT_COMMIT mp/r", shows: `"name":"r"`},
+		{method: "pfs_v2.API/ListCommitSet", request: `{}`, needs: "REPO_INSPECT_COMMIT mp/r", shows: "<head>"},
+		{method: "pfs_v2.API/SquashCommit", request: `{"commit":<noc>}`, needs: "REPO_DELETE_COMMIT mp/r"},
+		{method: "pfs_v2.API/DropCommit", request: `{"commit":<noc>}`, needs: "REPO_DELETE_COMMIT mp/r"},
 		{method: "pfs_v2.API/SquashCommitSet", request: `{"commitSet":{"id":"<missing>"}}`},
 		{method: "pfs_v2.API/DropCommitSet", request: `{"commitSet":{"id":"<missing>"}}`},
 		{method: "pfs_v2.API/ForgetCommit", request: `{}`},
@@ -230,10 +230,10 @@ func pipelineRows() []matrixRow {
 		{method: "pps_v2.API/CreatePipelineV2", request: spec("new"), needs: "PROJECT_CREATE_REPO mp"},
 		{method: "pps_v2.API/CreatePipelineV2", request: strings.TrimSuffix(spec("p"), "}") + `,"update":true}`, needs: "REPO_WRITE mp/p"},
 		{method: "pps_v2.API/InspectPipeline", request: `{"pipeline":<p>}`},
-		{method: "pps_v2.API/InspectPipeline", request: `{"pipeline":<p>,"details":true}`, needs: "REPO_READ mp/p", through: shows("sleep")},
-		{method: "pps_v2.API/ListPipeline", request: `{}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/p", through: shows(`"name":"p"`)},
-		{method: "pps_v2.API/ListPipeline", request: `{"projects":[{"name":"mp"}],"history":"-1"}`, needs: "REPO_READ mp/p", through: shows("sleep")},
-		{method: "pps_v2.API/PipelinesSummary", request: `{}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/p", through: shows(`"name":"mp"`)},
+		{method: "pps_v2.API/InspectPipeline", request: `{"pipeline":<p>,"details":true}`, needs: "REPO_READ mp/p", shows: "sleep"},
+		{method: "pps_v2.API/ListPipeline", request: `{}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/p", shows: `"name":"p"`},
+		{method: "pps_v2.API/ListPipeline", request: `{"projects":[{"name":"mp"}],"history":"-1"}`, needs: "REPO_READ mp/p", shows: "sleep"},
+		{method: "pps_v2.API/PipelinesSummary", request: `{}`, needs: "PROJECT_LIST_REPO mp | REPO_READ mp/p", shows: `"name":"mp"`},
 		{method: "pps_v2.API/StartPipeline", request: `{"pipeline":<p>}`, needs: "REPO_WRITE mp/p"},
 		{method: "pps_v2.API/RerunPipeline", request: `{"pipeline":<p>}`, needs: "REPO_WRITE mp/p"},
 		{method: "pps_v2.API/StopPipeline", request: `{"pipeline":<p>}`, needs: "REPO_WRITE mp/p"},
@@ -296,13 +296,13 @@ func sharedRows() []matrixRow {
 		{method: "transaction_v2.API/BatchTransaction", request: batch("createPipelineV2", `{"createPipelineRequest":{"dryRun":true},"userJson":"{\"pipeline\":{\"name\":\"new\",\"project\":{\"name\":\"mp\"}},\"spout\":{}}"}`), needs: "PROJECT_CREATE_REPO mp"},
 		{method: "transaction_v2.API/BatchTransaction", request: batch("createPipelineV2", `{"createPipelineRequest":{"dryRun":true,"update":true},"userJson":"{\"pipeline\":{\"name\":\"p\",\"project\":{\"name\":\"mp\"}},\"spout\":{}}"}`), needs: "REPO_WRITE mp/p"},
 		{method: "transaction_v2.API/StartTransaction", request: `{}`},
-		{method: "transaction_v2.API/ListTransaction", request: `{}`, needs: "CLUSTER_DELETE_ALL cluster", through: shows("<txn1>")},
+		{method: "transaction_v2.API/ListTransaction", request: `{}`, needs: "CLUSTER_DELETE_ALL cluster", shows: "<txn1>"},
 		{method: "transaction_v2.API/InspectTransaction", request: `{"transaction":{"id":"<txn1>"}}`, needs: "CLUSTER_DELETE_ALL cluster"},
 		{method: "transaction_v2.API/FinishTransaction", request: `{"transaction":{"id":"<txn2>"}}`, needs: "CLUSTER_DELETE_ALL cluster", last: true},
 		{method: "transaction_v2.API/DeleteTransaction", request: `{"transaction":{"id":"<txn3>"}}`, needs: "CLUSTER_DELETE_ALL cluster", last: true},
 		{method: "transaction_v2.API/DeleteAll", request: `{}`, needs: "CLUSTER_DELETE_ALL cluster", last: true},
 
-		{method: "metadata.API/EditMetadata", request: `{"edits":[{"project":{"name":"mp"},"editKey":{"key":"k"}}]}`, needs: "PROJECT_CREATE_REPO mp"},
+		{method: "metadata.API/EditMetadata", request: `{"edits":[{"project":{"name":"mp"},"editKey":{"key":"k"}}]}`, needs: "PROJECT_SET_DEFAULTS mp"},
 		{method: "metadata.API/EditMetadata", request: `{"edits":[{"repo":<pickr>,"editKey":{"key":"k"}}]}`, needs: "REPO_WRITE mp/r"},
 		{method: "metadata.API/EditMetadata", request: `{"edits":[{"branch":<pickb>,"editKey":{"key":"k"}}]}`, needs: "REPO_CREATE_BRANCH mp/r"},
 		{method: "metadata.API/EditMetadata", request: `{"edits":[{"commit":<pickc>,"editKey":{"key":"k"}}]}`, needs: "REPO_WRITE mp/r"},

@@ -161,6 +161,9 @@ func (tx *Txn) Defer(fn func()) { tx.DeferAt(func(int64) { fn() }) }
 // DeferAt is Defer of what wants the revision of etcd after the commit.
 func (tx *Txn) DeferAt(fn func(rev int64)) { tx.deferred = append(tx.deferred, fn) }
 
+// Writes tells whether the transaction has anything to write.
+func (tx *Txn) Writes() bool { return len(tx.writes) > 0 || len(tx.ranges) > 0 }
+
 // Get returns what the snapshot, changed by this transaction's own writes, holds
 // under key. The transaction commits only if that has not changed meanwhile. The
 // value must not be modified.
@@ -422,7 +425,7 @@ func (tx *Txn) prepare() ([]clientv3.Cmp, []clientv3.Op, error) {
 
 // commit sends the writes with the comparisons; ok is false on a conflict.
 func (tx *Txn) commit() (rev int64, ok bool, err error) {
-	if len(tx.writes) == 0 && len(tx.ranges) == 0 {
+	if !tx.Writes() {
 		return tx.rev, true, nil // a snapshot alone is consistent
 	}
 	if err := tx.s.disk.Spare(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/minipachd/minipachd/pfs"
+	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	transactionpb "github.com/minipachd/minipachd/proto/transaction_v2"
 	"github.com/minipachd/minipachd/store"
 )
@@ -103,6 +104,9 @@ func (s *Service) tryAdd(ctx context.Context, id string, call *transactionpb.Tra
 	}
 	if tried.GetCreatePipelineV2().GetCreatePipelineRequest().GetDryRun() {
 		return answer, nil // answered, and nothing to do later
+	}
+	if res, ok := answer.(*pfspb.DeleteRepoResponse); ok && !res.GetDeleted() && s.auth.Active() {
+		return answer, nil // perhaps it may not be deleted: whoever finishes might be allowed to
 	}
 	_, err = s.store.Update(ctx, func(tx *store.Txn) error {
 		info, err := s.get(ctx, tx, id)
