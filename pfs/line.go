@@ -45,16 +45,22 @@ func (tx *Txn) line(rec *recordpb.CommitRecord) iter.Seq2[*recordpb.CommitRecord
 
 // lineWalk follows a line of parents in pages, each at a snapshot of its own.
 type lineWalk struct {
-	repo *pfspb.Repo
-	at   string // id of the next commit, "" at the end
-	last string // id of the one before it, "" at the start
+	repo  *pfspb.Repo
+	at    string // id of the next commit, "" at the end
+	first string // id of the one it began with, "" at the start
+	last  string // id of the one before at
+	order string // that one's
 }
 
 // page returns the next commits, n at most, and whether there are more.
 func (l *lineWalk) page(tx *Txn, n int) (recs []*recordpb.CommitRecord, more bool, err error) {
 	next, err := l.next(tx)
-	if err != nil || next == nil {
+	if err != nil {
 		return nil, false, err
+	}
+	if next == nil {
+		l.at = ""
+		return nil, false, nil
 	}
 	for rec, err := range tx.line(next) {
 		if err != nil {
@@ -65,9 +71,16 @@ func (l *lineWalk) page(tx *Txn, n int) (recs []*recordpb.CommitRecord, more boo
 			break
 		}
 	}
-	end := recs[len(recs)-1].Info
-	l.last, l.at = end.Commit.Id, end.ParentCommit.GetId()
+	if l.first == "" {
+		l.first = recs[0].Info.Commit.Id
+	}
+	l.pass(recs[len(recs)-1])
 	return recs, l.at != "", nil
+}
+
+// pass goes on after a commit of the newest page.
+func (l *lineWalk) pass(rec *recordpb.CommitRecord) {
+	l.last, l.order, l.at = rec.Info.Commit.Id, rec.Order, rec.Info.ParentCommit.GetId()
 }
 
 // next reads the commit to go on with; nil at the end. If it was squashed since
@@ -80,12 +93,23 @@ func (l *lineWalk) next(tx *Txn) (*recordpb.CommitRecord, error) {
 	if err != nil || ok {
 		return rec, err
 	}
-	if l.last == "" {
-		return nil, &CommitNotFoundError{Commit: &pfspb.Commit{Repo: l.repo, Id: l.at}}
+	for _, id := range []string{l.last, l.first} {
+		if id == "" {
+			continue
+		}
+		above, ok, err := tx.lookup(l.repo, id)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue // squashed as well
+		}
+		for rec, err := range tx.line(above) {
+			if err != nil || rec.Order < l.order {
+				return rec, err
+			}
+		}
+		return nil, nil
 	}
-	last, err := tx.commit(l.repo, l.last)
-	if err != nil || last.Info.ParentCommit == nil {
-		return nil, err
-	}
-	return tx.commit(l.repo, last.Info.ParentCommit.Id)
+	return nil, &CommitNotFoundError{Commit: &pfspb.Commit{Repo: l.repo, Id: l.at}}
 }

@@ -226,7 +226,7 @@ func (r *Retainer) advance(ctx context.Context) (expired []*recordpb.CommitRecor
 			continue
 		}
 		if expired = append(expired, rec); len(expired) == r.batch {
-			p.walk.last, p.walk.at = rec.Info.Commit.Id, rec.Info.ParentCommit.GetId()
+			p.walk.pass(rec)
 			return expired, nil
 		}
 	}
@@ -244,7 +244,7 @@ func (r *Retainer) pastKept(rec *recordpb.CommitRecord) (jumped bool) {
 			r.marks = p.fresh.join(known[:last+1], r.markEvery)
 			p.known, p.fresh = true, nil
 			if last > 0 {
-				p.depth, p.walk.last, p.walk.at = known[last].depth, "", known[last].id
+				p.depth, p.walk = known[last].depth, lineWalk{repo: r.branch.Repo, at: known[last].id}
 				return true
 			}
 		}

@@ -289,3 +289,47 @@ func TestRetain_NothingThere(t *testing.T) {
 	m.retain(r, agree)
 	m.wantList("r@master", ids[2:])
 }
+
+// TestLineWalk_GoesOnPastSquashedCommits when the last one of a page and the next one
+// are gone.
+func TestLineWalk_GoesOnPastSquashedCommits(t *testing.T) {
+	m := newMeta(t)
+	m.repo("r")
+	ids := m.puts("r@master", 12) // a walk gives them last to first
+	l := lineWalk{repo: NormalizeRepo(repoOf("r")), at: ids[11]}
+	var got []string
+	page := func() (more bool) {
+		m.must(nil, m.svc.View(limit(t), func(tx *Txn) error {
+			recs, _, err := l.page(tx, 3)
+			for _, rec := range recs {
+				got = append(got, rec.Info.Commit.Id)
+			}
+			return err
+		}))
+		return l.at != ""
+	}
+	page() // 11, 10, 9
+	for _, i := range []int{10, 9, 8, 7, 6} {
+		m.must(nil, m.squash(commitOf("r@"+ids[i]), false))
+	}
+	page() // 5, 4, 3
+	m.must(nil, m.squash(commitOf("r@"+ids[2]), false))
+	page() // 1, 0
+	if want := []string{ids[11], ids[10], ids[9], ids[5], ids[4], ids[3], ids[1], ids[0]}; !slices.Equal(got, want) || l.at != "" {
+		t.Errorf("the walk gave\n%q, want\n%q", got, want)
+	}
+	l = lineWalk{repo: NormalizeRepo(repoOf("r")), at: ids[5]}
+	got = nil
+	page() // 5, 4, 3
+	for _, i := range []int{5, 4, 3, 1, 0} {
+		m.must(nil, m.squash(commitOf("r@"+ids[i]), false))
+	}
+	err := m.svc.View(limit(t), func(tx *Txn) error {
+		_, _, err := l.page(tx, 3)
+		return err
+	})
+	var gone *CommitNotFoundError
+	if !errors.As(err, &gone) {
+		t.Errorf("a walk of which nothing is left ends with %v", err)
+	}
+}
