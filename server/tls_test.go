@@ -211,9 +211,9 @@ func TestRun_WarnsOfAnOpenPort(t *testing.T) {
 		{[]string{"--listen", "0.0.0.0:0", "--tls-auto"}, false},
 	} {
 		p := startPachd(t, t.TempDir(), tc.args...)
+		p.kill() // its log is whole by then
 		if got := strings.Contains(p.log.String(), "EVERYBODY"); got != tc.warns {
 			t.Errorf("with %q warned: %v, want %v; the log: %s", tc.args, got, tc.warns, p.log.String())
 		}
-		p.kill()
 	}
 }
