@@ -83,7 +83,7 @@ type Resources struct {
 	CPURequest    float64 // its share when processors are short, against other workers
 	MemoryLimit   int64   // bytes
 	MemoryRequest int64   // bytes that are taken away from it last
-	DiskLimit     int64   // bytes
+	DiskLimit     int64   // bytes that its files in the scratch directory may take
 	GPUs          int64
 }
 
@@ -102,6 +102,10 @@ type Exit struct {
 	// because it had more than MemoryLimit bytes.
 	OutOfMemory bool
 	MemoryLimit int64
+	// OutOfDisk tells that the worker was killed because its files in the scratch
+	// directory took more than DiskLimit bytes.
+	OutOfDisk bool
+	DiskLimit int64
 	// StderrTail is the end of what the program wrote to standard error, at
 	// most TailBytes.
 	StderrTail string
@@ -116,6 +120,8 @@ func (e Exit) String() string {
 	switch {
 	case e.Err != nil:
 		return e.Err.Error()
+	case e.OutOfDisk:
+		return fmt.Sprintf("killed: its files take more disk than allowed (limit %s)", Bytes(e.DiskLimit))
 	case e.OutOfMemory && (e.Signal == "SIGKILL" || e.Code == 128+9): // which a shell passes on
 		return fmt.Sprintf(kill, Bytes(e.MemoryLimit))
 	case e.OutOfMemory:

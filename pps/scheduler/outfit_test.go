@@ -108,18 +108,29 @@ func TestSecrets_AreThoseOfTheMomentOfTheStart(t *testing.T) {
 func TestResources_WarningsAndLackOfMemoryAreReported(t *testing.T) {
 	d := start(t, newStore(t))
 	d.put(d.spout(1, shell(`tail /dev/zero`), func(r *recordpb.PipelineRecord) {
-		r.Info.Details.ResourceLimits = &ppspb.ResourceSpec{Memory: "32Mi", Disk: "1G"}
+		r.Info.Details.ResourceLimits = &ppspb.ResourceSpec{Memory: "32Mi", Gpu: &ppspb.GPUSpec{Type: "x", Number: 1}}
 	}))
 	st := d.status(stStarting, 0, "killed: out of memory (limit 32 MiB) after ")
-	want := "resource_limits.disk, 953.7 MiB, is not enforced by the process runtime"
-	if !slices.Contains(st.Warnings, want) {
-		t.Errorf("warnings %q", st.Warnings)
+	want := "gpu means nothing to the process runtime: workers see the devices of this machine"
+	if !slices.Contains(st.Warnings, want) || !strings.HasSuffix(st.Reason, "; "+want) {
+		t.Errorf("warnings %q, reason %q", st.Warnings, st.Reason)
 	}
 	if !strings.HasPrefix(st.RecentError, "killed: out of memory (limit 32 MiB)") {
 		t.Errorf("recent error %q", st.RecentError)
 	}
 	d.line(want)
 	d.line("errored running user code after ")
+}
+
+func TestResources_DiskLimitIsReported(t *testing.T) {
+	d := start(t, newStore(t))
+	d.put(d.spout(1, shell(`head -c 3000000 /dev/zero > $TMPDIR/x; exec sleep 1000`), func(r *recordpb.PipelineRecord) {
+		r.Info.Details.ResourceLimits = &ppspb.ResourceSpec{Disk: "1M"}
+	}))
+	st := d.status(stStarting, 0, "killed: its files take more disk than allowed (limit 976.6 KiB) after ")
+	if len(st.Warnings) > 0 {
+		t.Errorf("warnings %q", st.Warnings)
+	}
 }
 
 // Two workers want one port; both are told a port that they can have, and serve in turn.

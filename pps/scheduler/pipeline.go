@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -276,6 +277,9 @@ func (p *pipeline) step(e event) {
 	}
 	st := p.state.status(p.policy, now)
 	st.Warnings = p.warnings
+	if p.state.target.wanted() > 0 {
+		st.Reason = strings.Join(slices.DeleteFunc(append([]string{st.Reason}, p.warnings...), func(s string) bool { return s == "" }), "; ")
+	}
 	if !proto.Equal(st, p.reported) {
 		p.reported = st
 		p.report.set(st)

@@ -207,6 +207,12 @@ type reaping struct {
 func (k *keeper) run(orders <-chan command, signals <-chan os.Signal) ending {
 	children := make(chan reaping)
 	go reap(children)
+	var full <-chan struct{}
+	if k.launch.DiskLimit > 0 {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		full = overfull(ctx, k.launch.Scratch, k.launch.DiskLimit)
+	}
 	var again, look <-chan time.Time
 	if k.memoryLimit > 0 {
 		ticker := time.NewTicker(memoryLook)
@@ -238,6 +244,8 @@ func (k *keeper) run(orders <-chan command, signals <-chan os.Signal) ending {
 			if memoryOf(descendants(os.Getpid()), k.memoryLimit) > k.memoryLimit {
 				k.killing, k.end.Memory, look = true, true, nil
 			}
+		case <-full:
+			k.killing, k.end.Disk, full = true, true, nil
 		case c, ok := <-children:
 			if !ok {
 				k.killGroupLeftovers()
@@ -245,9 +253,9 @@ func (k *keeper) run(orders <-chan command, signals <-chan os.Signal) ending {
 			}
 			if c.pid == k.program {
 				k.reaped = true
-				memory := k.end.Memory
+				memory, disk := k.end.Memory, k.end.Disk
 				k.end = endingOf(c.status)
-				k.end.Memory = memory
+				k.end.Memory, k.end.Disk = memory, disk
 				k.killing = k.killing || !k.asked
 			} else if id, ok := k.commands[c.pid]; ok {
 				delete(k.commands, c.pid)

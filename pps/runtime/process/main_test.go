@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	goruntime "runtime"
 	"strconv"
 	"strings"
@@ -98,6 +99,22 @@ func play(mode string) {
 		fmt.Println("ready")
 		for os.Getpid() != 0 {
 		}
+	case "hoard": // has files, and more of them at SIGUSR1
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGUSR1)
+		file := func(name string) (path string) {
+			path = filepath.Join(os.TempDir(), name)
+			if err := os.WriteFile(path, make([]byte, 6<<20), 0o600); err != nil {
+				panic(err)
+			}
+			return path
+		}
+		os.Link(file("kept"), filepath.Join(os.TempDir(), "again"))
+		os.Remove(file("deleted"))
+		fmt.Println("ready")
+		<-signals
+		file("more")
+		select {}
 	case "escape": // a child that nothing tells as ours: other session, no environment
 		cmd := exec.Command("sh", "-c", "echo; exec sleep 1000")
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}

@@ -28,6 +28,10 @@ type launch struct {
 	// MemoryLimit is what the keeper itself watches over, in bytes; 0 if the
 	// kernel does it, or nobody has to.
 	MemoryLimit int64 `json:"memory_limit,omitempty"`
+	// DiskLimit is what the files in Scratch may take, in bytes; 0 for any amount. The
+	// keeper watches over it.
+	DiskLimit int64  `json:"disk_limit,omitempty"`
+	Scratch   string `json:"scratch,omitempty"`
 }
 
 // account is whom a worker runs as.
@@ -76,5 +80,6 @@ type ending struct {
 	Code   int    `json:"code"`   // -1 after a signal
 	Signal string `json:"signal"` // "SIGKILL"
 	Memory bool   `json:"memory"` // a process was killed for want of memory
+	Disk   bool   `json:"disk"`   // it was killed for its files
 	Ended  int64  `json:"ended"`  // Unix nanoseconds
 }

@@ -36,9 +36,6 @@ func (r *Runtime) Unenforced(want runtime.Resources) []string {
 	if want.CPURequest > 0 && cpu != nil {
 		add("resource_requests.cpu, %v, has no effect (%v)", number64(want.CPURequest), cpu)
 	}
-	if want.DiskLimit > 0 {
-		add("resource_limits.disk, %s, is not enforced by the process runtime", runtime.Bytes(want.DiskLimit))
-	}
 	if want.GPUs > 0 {
 		add("gpu means nothing to the process runtime: workers see the devices of this machine")
 	}
@@ -55,6 +52,7 @@ func number64(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 // becomes of the daemon.
 func (r *Runtime) confine(spec *runtime.Spec, l *launch) {
 	want := spec.Resources
+	l.DiskLimit, l.Scratch = want.DiskLimit, spec.Dir
 	memory, _ := r.groups.Without()
 	if memory != nil {
 		l.MemoryLimit = want.MemoryLimit

@@ -67,11 +67,30 @@ func TestResources_MemoryLimitWithoutControlGroups(t *testing.T) {
 	if got := s.ended().String(); got != "killed: out of memory (limit 64 MiB)" {
 		t.Error(got)
 	}
-	if got := r.Unenforced(want); len(got) != 6 || !strings.Contains(got[0], "64 MiB, is enforced only by looking") {
+	if got := r.Unenforced(want); len(got) != 5 || !strings.Contains(got[0], "64 MiB, is enforced only by looking") {
 		t.Errorf("%q", got)
 	}
 	if got := r.Unenforced(runtime.Resources{}); got != nil {
 		t.Errorf("%q", got)
+	}
+}
+
+// Its files in the scratch directory count, those with two names once, and what it has
+// deleted does not.
+func TestResources_DiskLimitKillsAndSaysSo(t *testing.T) {
+	r := newRuntime(t)
+	want := runtime.Resources{DiskLimit: 8 << 20}
+	if got := r.Unenforced(want); got != nil {
+		t.Errorf("%q", got)
+	}
+	s := start(t, r, "hoard", with(want))
+	s.expect("ready") // with 6 MiB under two names, and 6 MiB under none
+	if used := diskUse(t.Context(), s.dir); used < 6<<20 || used > 7<<20 {
+		t.Errorf("the files take %d bytes", used)
+	}
+	syscall.Kill(s.PID(), syscall.SIGUSR1)
+	if got := s.ended().String(); got != "killed: its files take more disk than allowed (limit 8 MiB)" {
+		t.Error(got)
 	}
 }
 

@@ -40,7 +40,7 @@ type worker struct {
 	outputs     []*os.File // read ends
 	tail        *tail
 	launch      *launch
-	memoryLimit int64
+	limits      runtime.Resources
 
 	exit chan runtime.Exit
 	done chan struct{} // closed after exit was sent
@@ -70,7 +70,7 @@ func (r *Runtime) start(ctx context.Context, spec *runtime.Spec) (_ *worker, err
 	r.confine(spec, l)
 	w := &worker{
 		runtime: r, id: spec.WorkerID, dir: spec.Dir, incarnation: spec.Incarnation,
-		launch: l, memoryLimit: spec.Resources.MemoryLimit,
+		launch: l, limits: spec.Resources,
 		tail: newTail(runtime.TailBytes), exit: make(chan runtime.Exit, 1), done: make(chan struct{}),
 		path: lookup(l.Env)["PATH"], workDir: l.Dir, execs: map[int]chan *result{},
 	}
@@ -206,7 +206,8 @@ func (w *worker) watch(in *json.Decoder, stdout, stderr io.Writer) {
 	exit := runtime.Exit{Code: -1, Started: w.started, Ended: time.Now()}
 	if err == nil && last.Exit != nil {
 		exit.Code, exit.Signal, exit.Ended = last.Exit.Code, last.Exit.Signal, time.Unix(0, last.Exit.Ended)
-		exit.OutOfMemory, exit.MemoryLimit = last.Exit.Memory, w.memoryLimit
+		exit.OutOfMemory, exit.MemoryLimit = last.Exit.Memory, w.limits.MemoryLimit
+		exit.OutOfDisk, exit.DiskLimit = last.Exit.Disk, w.limits.DiskLimit
 	} else {
 		exit.Err = errors.New("the keeper of the worker was killed")
 	}
