@@ -39,8 +39,7 @@ func overfull(ctx context.Context, dir string, limit int64) <-chan struct{} {
 // diskUse is what the files of a directory take of the disk, in bytes; a file with
 // several names counts once, one without a name not at all.
 func diskUse(ctx context.Context, dir string) (bytes int64) {
-	type file struct{ dev, ino uint64 }
-	linked := map[file]bool{}
+	linked := map[[2]any]bool{} // device and number, whose types differ between systems
 	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -57,13 +56,13 @@ func diskUse(ctx context.Context, dir string) (bytes int64) {
 			return nil
 		}
 		if st.Nlink > 1 && !e.IsDir() {
-			f := file{uint64(st.Dev), uint64(st.Ino)}
+			f := [2]any{st.Dev, st.Ino}
 			if linked[f] {
 				return nil
 			}
 			linked[f] = true
 		}
-		bytes += int64(st.Blocks) * 512
+		bytes += st.Blocks * 512
 		return nil
 	})
 	return bytes
