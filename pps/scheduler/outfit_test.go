@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/minipachd/minipachd/pps/logs"
+	"github.com/minipachd/minipachd/pps/runtime"
 	"github.com/minipachd/minipachd/pps/secrets"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -120,6 +121,15 @@ func TestResources_WarningsAndLackOfMemoryAreReported(t *testing.T) {
 	}
 	d.line(want)
 	d.line("errored running user code after ")
+}
+
+func TestWording_QuotesTheLastLines(t *testing.T) {
+	end := runtime.Exit{Code: 3, StderrTail: "one\ntwo\n\nthree\n  four\n" + strings.Repeat("ü", 300) + "\n\n"}
+	why, long := wording(end)
+	want := `exit status 3 after 0s: "three\n  four\n` + strings.Repeat("ü", 150) + `…"`
+	if why != want || !strings.HasPrefix(long, "exit status 3 after 0s: one\ntwo\n") {
+		t.Errorf("%s\n%s", why, long)
+	}
 }
 
 func TestResources_DiskLimitIsReported(t *testing.T) {

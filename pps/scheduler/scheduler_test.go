@@ -57,7 +57,7 @@ func TestRun_StartsAgainWhateverTheEnd(t *testing.T) {
 	d.status(stRunning, 1, "")
 	f.tell(`7 "first\nboom"`)
 	f.said("")
-	st := d.status(stCrashing, 0, `: "boom"; next start at 2026-01-01T00:00:03Z`)
+	st := d.status(stCrashing, 0, `: "first\nboom"; next start at 2026-01-01T00:00:03Z`)
 	if !strings.HasPrefix(st.GetReason(), "exit status 7 after") || !strings.HasSuffix(st.GetRecentError(), "first\nboom") || st.GetStarts() != 2 {
 		t.Error(st)
 	}

@@ -142,10 +142,22 @@ func wording(end runtime.Exit) (why, long string) {
 	tail := strings.TrimSpace(strings.ToValidUTF8(end.StderrTail, "\uFFFD"))
 	if tail != "" {
 		long += ": " + tail
-		last := tail[strings.LastIndexByte(tail, '\n')+1:]
-		why = fmt.Sprintf("%s: %q", why, clip(last, 300))
+		why = fmt.Sprintf("%s: %q", why, lastLines(tail))
 	}
 	return why, long
+}
+
+// reasonLines is how many lines of stderr a reason quotes.
+const reasonLines = 3
+
+// lastLines are those of a text that are not empty, shortened.
+func lastLines(text string) string {
+	lines := slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
+	lines = lines[max(0, len(lines)-reasonLines):]
+	for i, line := range lines {
+		lines[i] = clip(line, 300)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // clip shortens to n bytes at most, at a character.

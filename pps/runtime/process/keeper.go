@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	goruntime "runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -43,6 +44,7 @@ func MaybeInit() {
 
 // keep is the life of a keeper; it returns the exit status.
 func keep() int {
+	debug.SetGCPercent(100)
 	syscall.CloseOnExec(controlFD)
 	file := os.NewFile(controlFD, "control")
 	conn, err := net.FileConn(file)
