@@ -21,7 +21,6 @@ var (
 	// ErrManyTokens answers a call with more than one token.
 	ErrManyTokens = status.Error(codes.Unknown, "multiple authentication token keys found in context")
 
-	errPreview        = status.Error(codes.Unimplemented, "activating auth is not supported by this version of pachd: it serves every caller without a token")
 	errActivated      = status.Error(codes.Unimplemented, "the auth service is already activated")
 	errNoMetadata     = status.Error(codes.Internal, "no authentication metadata (try logging in)")
 	errPast           = status.Error(codes.Internal, "token expiration is in the past")

@@ -33,7 +33,7 @@ func TestLogin_TokenAndGroups(t *testing.T) {
 	issuer := oidctest.New(t)
 	issuer.Now = clk.Now
 	issuer.Claims = map[string]any{"email": "ann@example.com"}
-	s := &authServer{Service: New(Config{Store: st, Clock: clk, Logins: logins, Preview: true})}
+	s := &authServer{Service: New(Config{Store: st, Clock: clk, Logins: logins})}
 	if err := s.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -31,9 +31,6 @@ type Config struct {
 	// RootToken, if not empty, is the only token of pach:root, chosen by whoever runs
 	// the daemon.
 	RootToken string
-	// Preview lets auth be turned on although repos and pipelines do not yet ask for
-	// permissions.
-	Preview bool
 	// Resolve knows tokens that are kept elsewhere, such as those of workers. ok is
 	// false for a token that is not of their form; err, such as ErrBadToken, refuses
 	// one that is. It may be nil.
@@ -54,7 +51,6 @@ type Service struct {
 	clock   clock.Clock
 	sweep   time.Duration
 	preset  string
-	preview bool
 	resolve func(ctx context.Context, token string) (Identity, bool, error)
 
 	records records
@@ -70,7 +66,7 @@ type Service struct {
 func New(cfg Config) *Service {
 	s := &Service{
 		store: cfg.Store, log: cfg.Logger, clock: cfg.Clock, sweep: cfg.SweepInterval,
-		preset: cfg.RootToken, preview: cfg.Preview, resolve: cfg.Resolve,
+		preset: cfg.RootToken, resolve: cfg.Resolve,
 		records:  newRecords(),
 		roles:    newRoles(),
 		sessions: map[string]map[*session]struct{}{},

@@ -53,9 +53,6 @@ type Config struct {
 	RootToken string
 	// AuditDir has the audit log; empty means a folder of DataDir, AuditOff none.
 	AuditDir string
-	// AuthPreview lets auth be turned on although repos and pipelines do not yet ask
-	// for permissions.
-	AuthPreview bool
 	// Grace is how long a worker has between SIGTERM and SIGKILL.
 	Grace time.Duration
 	// GCInterval is the time between two garbage collections; negative for none.

@@ -211,7 +211,7 @@ func TestLogs_DaemonsKnowEachOther(t *testing.T) {
 	var auth authpb.APIClient
 	for range 2 {
 		dir := t.TempDir()
-		p := startPachd(t, dir, "--etcd-endpoints", addr, "--bucket", bucket, "--tls-auto", "--auth-preview")
+		p := startPachd(t, dir, "--etcd-endpoints", addr, "--bucket", bucket, "--tls-auto")
 		conn := dialTLS(t, p.addr, trusting(t, filepath.Join(dir, "tls", "ca.pem")))
 		all, auth = append(all, ppspb.NewAPIClient(conn)), authpb.NewAPIClient(conn)
 	}

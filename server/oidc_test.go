@@ -50,7 +50,7 @@ func browse(t *testing.T, address string) (code int, body string) {
 // and over a restart of the daemon in the middle.
 func TestOIDC(t *testing.T) {
 	dir := t.TempDir()
-	p := startPachd(t, dir, "--auth-preview")
+	p := startPachd(t, dir)
 	issuer := oidctest.New(t)
 	issuer.Claims["groups"] = []string{"ops"}
 	ctx := within(t)
@@ -62,7 +62,7 @@ func TestOIDC(t *testing.T) {
 	restart := func() {
 		t.Helper()
 		p.kill()
-		p = startPachd(t, dir, "--auth-preview", "--listen", p.addr)
+		p = startPachd(t, dir, "--listen", p.addr)
 		c = api()
 	}
 	sh := newShell(t, p)

@@ -109,7 +109,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
 	s.fences = fence.NewTable(s.store, func(key string) { s.auth.Changed(key) })
-	s.auth = auth.New(auth.Config{Store: s.store, Logger: s.log.Named("auth"), RootToken: cfg.RootToken, Preview: cfg.AuthPreview, Resolve: s.resolveWorker})
+	s.auth = auth.New(auth.Config{Store: s.store, Logger: s.log.Named("auth"), RootToken: cfg.RootToken, Resolve: s.resolveWorker})
 	if err = s.auth.Init(ctx); err != nil {
 		return nil, err
 	}

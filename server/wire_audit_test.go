@@ -45,7 +45,7 @@ func short(e map[string]any) string {
 // secret is in any.
 func TestWireAudit_WhoDidWhat(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "elsewhere")
-	w := newWire(t, "--auth-preview", "--audit-dir", dir)
+	w := newWire(t, "--audit-dir", dir)
 	w.ok("pfs_v2.API/CreateRepo", `{"repo":{"name":"before"}}`)
 	const root = "r00t-t0ken-that-is-secret"
 	w.ok("auth_v2.API/Activate", fmt.Sprintf(`{"rootToken":%q}`, root))

@@ -12,7 +12,7 @@ import (
 // Test_AttackWorkerReadsAnotherRepo has the token of a worker try every way to the
 // files of another pipeline's repo. None gives them, nor tells what is there.
 func Test_AttackWorkerReadsAnotherRepo(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(witness(t, "mine", "default", ""))
 	w.created(sleeper("other"))
 	m := regexp.MustCompile(`"session_token": *"([^"]+)"`).FindStringSubmatch(w.seen("mine", "default").config)

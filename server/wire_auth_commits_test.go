@@ -14,7 +14,7 @@ import (
 // TestWireAuth_BranchesAndCommits makes every call about branches and commits of a
 // repo as a robot that may, one that may not, the worker of a pipeline, and nobody.
 func TestWireAuth_BranchesAndCommits(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(witness(t, "w", "default", ""))
 	m := regexp.MustCompile(`"session_token": *"([^"]+)"`).FindStringSubmatch(w.seen("w", "default").config)
 	if m == nil {
@@ -114,7 +114,7 @@ func (w *wire) putCommit(target, path string) string {
 // TestWireAuth_AcrossRepos is about commits and branches that are related across
 // repos of which a robot may know one.
 func TestWireAuth_AcrossRepos(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
 	w.mustAs("root", "pfs_v2.API/ActivateAuth", `{}`)
 	one, two, three := w.robot("one", "", ""), w.robot("two", "", ""), w.robot("three", "", "")

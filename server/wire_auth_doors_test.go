@@ -14,7 +14,7 @@ import (
 // auth is on, without a token: but for those that are open to everybody, each refuses.
 // A method that the table of accesses lacks is refused with another code.
 func TestWireAuth_EveryDoorIsShut(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
 	open := []protoreflect.FullName{
 		"grpc.health.v1.Health.Check", "grpc.health.v1.Health.List", "grpc.health.v1.Health.Watch",

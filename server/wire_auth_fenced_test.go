@@ -33,7 +33,7 @@ func (w *wire) workerToken(name string) string {
 // what it left open ends, and no method takes the token any more, with a text that
 // says why; once auth is off it may read, as everybody, and still not write.
 func Test_AttackFencedWorker(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(witness(t, "mine", "default", ""))
 	old := w.workerToken("mine")
 	const mine = `{"branch":{"name":"master","repo":{"name":"mine","type":"user","project":{"name":"default"}}}}`

@@ -117,7 +117,7 @@ func fails(a answer) bool { return a.err != nil && !refusedBy(a) }
 // TestWireAuth_Matrix is the matrix. Calls that would spoil it for others, and whose
 // callers may make them, come last.
 func TestWireAuth_Matrix(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	fill := matrixScene(t, w)
 
 	callers := []caller{{name: "none"}}

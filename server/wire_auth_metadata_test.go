@@ -12,7 +12,7 @@ import (
 // TestWireAuth_Metadata edits each kind of object by those who may and those who may
 // not, also as one of several edits of a call.
 func TestWireAuth_Metadata(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(sleeper("p"))
 	w.created(sleeper("q"))
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)

@@ -28,7 +28,7 @@ func withTokens(ctx context.Context, tokens ...string) context.Context {
 // TestWireAuth_On holds what calls with good tokens, bad ones and none get once auth
 // is on, and that it goes off again.
 func TestWireAuth_On(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
 	robot := func(name string) string {
 		t.Helper()
@@ -99,7 +99,7 @@ func TestWireAuth_On(t *testing.T) {
 // that wait for the server, for their own client and for lines of a log, and a call
 // that waits for a commit to be finished. None goes on.
 func Test_AttackRevokedTokenOnOpenStream(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(sleeper("p"))
 	w.ok("pfs_v2.API/CreateRepo", `{"repo":{"name":"r"}}`)
 	w.ok("pfs_v2.API/StartCommit", `{"branch":{"name":"master","repo":{"name":"r"}}}`)

@@ -10,13 +10,15 @@ import (
 // TestWireAuth_Pachctl turns auth on, hands out roles and tokens, and turns it off
 // again, with a pachctl of its own for the robot.
 func TestWireAuth_Pachctl(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(sleeper("p"))
 	root, robot := newTerminal(t, w), newTerminal(t, w)
-	// Repos may not have their part of this, which is then said after the rest is done.
-	_, token, _ := root.run("", "auth", "activate")
-	if token = strings.TrimSpace(token); len(token) < 32 {
-		t.Fatalf("root token %q", token)
+	code, token, stderr := root.run("", "auth", "activate")
+	if token = strings.TrimSpace(token); code != 0 || len(token) < 32 {
+		t.Fatalf("auth activate: %d %q %q", code, token, stderr)
+	}
+	if code, _, stderr := root.run("", "auth", "activate"); code != 0 {
+		t.Errorf("auth activate once more: %d %q", code, stderr)
 	}
 	config, err := os.Stat(filepath.Join(root.dir, ".pachyderm", "config.json"))
 	if err != nil || config.Mode().Perm() != 0o600 {
@@ -36,6 +38,7 @@ func TestWireAuth_Pachctl(t *testing.T) {
 		{robot, "list pipeline", "", 1, "", "no authentication token (try logging in)"},
 		{robot, "auth use-auth-token", robotToken, 0, "", ""},
 		{robot, "auth whoami", "", 0, "You are \"robot:one\"", ""},
+		{robot, "inspect pipeline p", "", 0, "p", ""},
 		{robot, "stop pipeline p", "", 1, "", "needs permissions [REPO_WRITE] on REPO default/p"},
 		{root, "auth set repo p repoReader,repoWriter robot:one", "", 0, "", ""},
 		{root, "auth set repo p nope robot:one", "", 1, "", "unknown role"},

@@ -42,7 +42,7 @@ func createRequest(spec string, more ...string) string {
 // TestWireAuth_Pipelines goes through what every role may do with pipelines: each
 // row is a call about a pipeline of its own, made by somebody with that role alone.
 func TestWireAuth_Pipelines(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	const clusterRes = `{"type":"CLUSTER"}`
 	// This one is from before auth was on.
 	w.created(sleeper("p"))
@@ -144,7 +144,7 @@ func TestWireAuth_Pipelines(t *testing.T) {
 // what is in its spec and its program's last words: by each call that shows
 // pipelines, and with filters, which see only what their caller does.
 func TestWireAuth_PipelineSpecs(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	const secrets = `{"pipeline":{"name":"p"},"description":"for all","spout":{"liveness":{"exec":{"command":["hunter1"]}}},` +
 		`"transform":{"cmd":["sh","-c","echo hunter2 >&2; sleep 1000"],"stdin":["hunter3"],"env":{"PASSWORD":"hunter4"}}%s}`
 	w.created(fmt.Sprintf(secrets, ""))

@@ -32,7 +32,7 @@ func (w *wire) bindings(resource, name string) string {
 // TestWireAuth_ReposAndProjects has two robots make, change, look at and delete
 // projects and repos, their own and each other's.
 func TestWireAuth_ReposAndProjects(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.ok("pfs_v2.API/CreateRepo", `{"repo":{"name":"old"}}`)
 	w.ok("pfs_v2.API/CreateProject", `{"project":{"name":"before"}}`)
 	w.refuse("", "pfs_v2.API/ActivateAuth", `{}`, codes.Unimplemented, "the auth service is not activated")

@@ -12,7 +12,7 @@ import (
 // changed, and auth is turned off. It must not end, and every number it committed
 // must be there.
 func TestWireAuth_SpoutWritesThrough(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(`{"pipeline":{"name":"s"},"spout":{},"transform":{"cmd":["sh","-c","i=0; while i=$((i+1)); do echo $i | pachctl put file -a s@master:/n || exit 1; done"]}}`)
 	token := ""
 	commits := func() int {

@@ -29,11 +29,6 @@ func TestWireAuth_Off(t *testing.T) {
 		t.Fatalf("auth_v2.API has only %d methods", len(rows)+1)
 	}
 	w.exchange(rows)
-	// Without a way to turn auth on, that is what is said, and not that it is on.
-	w.exchange([]exchange{
-		{"auth_v2.API/Activate", `{}`, codes.Unimplemented, "activating auth is not supported..."},
-		{"auth_v2.API/Activate", `{"rootToken":"secret"}`, codes.Unimplemented, "activating auth is not supported..."},
-	})
 }
 
 // TestWireAuth_LicencesAndIdentities holds the answers to older clients, which

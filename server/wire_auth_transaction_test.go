@@ -18,7 +18,7 @@ func denies(a answer, text string) bool {
 // TestWireAuth_Transactions has one robot try everything with a transaction of
 // another, and with its own what it may not do by itself.
 func TestWireAuth_Transactions(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.created(sleeper("p"))
 	w.created(sleeper("q"))
 	before := strings.Split(w.ok("transaction_v2.API/StartTransaction", `{}`).messages[0], `"`)[3]

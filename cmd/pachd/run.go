@@ -107,7 +107,6 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&cfg.TLSClientCA, "tls-client-ca", "", "PEM file of CAs: only clients with a certificate that one of them has signed are served")
 	f.StringVar(&rootTokenFile, "auth-root-token-file", "", "file with the token of the root user, to be used when auth is turned on (default: the environment variable AUTH_ROOT_TOKEN, or a random one)")
 	f.StringVar(&cfg.AuditDir, "audit-dir", "", `directory of the audit log, or "off" for none (default: the folder audit of --data-dir)`)
-	f.BoolVar(&cfg.AuthPreview, "auth-preview", false, "let auth be turned on: permissions are asked for on files and pipelines, but on repos, branches and commits not yet")
 	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
 	f.DurationVar(&cfg.GCInterval, "gc-interval", server.DefaultGCInterval, "time between two collections of garbage in the bucket and in etcd; 0 for none")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", server.DefaultGCGrace, "time that readers may go on with a commit after it was deleted")
