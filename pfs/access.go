@@ -81,14 +81,17 @@ func refused(err error) bool {
 	return errors.As(err, &denied) || errors.As(err, &none)
 }
 
-// caller is who a transaction is of, empty while auth is off and for nobody.
-func (tx *Txn) caller() string {
-	if !tx.s.auth.Active() {
+// author is who calls, empty while auth is off and for nobody.
+func (s *Service) author(ctx context.Context) string {
+	if !s.auth.Active() {
 		return ""
 	}
-	c, _ := auth.CallerOf(tx.Context())
+	c, _ := auth.CallerOf(ctx)
 	return c.Subject
 }
+
+// caller is who a transaction is of, empty while auth is off and for nobody.
+func (tx *Txn) caller() string { return tx.s.author(tx.Context()) }
 
 // bindCreator makes the caller all that a role says of something new, and forgets
 // what was granted on something of the same name before.

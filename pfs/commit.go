@@ -77,7 +77,7 @@ func (tx *Txn) openBranch(branch *pfspb.Branch) (*recordpb.BranchRecord, error) 
 		return nil, err
 	}
 	if !ok {
-		brec = &recordpb.BranchRecord{Info: &pfspb.BranchInfo{Branch: branch, CreatedAt: stamp(tx.Now())}}
+		brec = &recordpb.BranchRecord{Info: &pfspb.BranchInfo{Branch: branch, CreatedAt: stamp(tx.Now()), CreatedBy: tx.author}}
 	}
 	return brec, nil
 }
@@ -145,6 +145,7 @@ func (tx *Txn) makeCommit(brec *recordpb.BranchRecord, parent *recordpb.CommitRe
 			Description:      opt.description,
 			Started:          started,
 			CreatedAt:        started,
+			CreatedBy:        tx.author,
 			DirectProvenance: opt.provenance,
 		},
 		Branch:  branch.GetName(),

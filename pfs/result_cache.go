@@ -3,6 +3,8 @@ package pfs
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,7 +16,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs/chunk"
+	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
 	"github.com/minipachd/minipachd/store"
@@ -22,6 +26,8 @@ import (
 
 // The cache keeps results that are expensive to compute, by key. An entry holds the
 // file sets that its value speaks of: they can be read for as long as it is there.
+// While auth is on every subject has keys of its own: what others have put under the
+// same one it neither finds nor replaces.
 
 const (
 	maxCacheKey   = 1 << 10 // bytes
@@ -40,11 +46,30 @@ func (e *CacheMissError) Error() string { return fmt.Sprintf("cache entry %q not
 // GRPCStatus makes it NotFound.
 func (e *CacheMissError) GRPCStatus() *status.Status { return withCode(codes.NotFound, e) }
 
+// ownMark is the first byte of the stored key of an entry that has an owner, and of
+// no key that a client chooses.
+const ownMark = "\x00"
+
+// entryKey is the key under which the caller's entry for a key is stored.
+func (tx *Txn) entryKey(key string) string { return tx.s.entryPrefix(tx.caller()) + key }
+
+// entryPrefix is what the stored keys of the entries of an owner begin with, whom a
+// hash stands for so that no two have one in common.
+func (s *Service) entryPrefix(owner string) string {
+	if owner == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(owner))
+	return ownMark + hex.EncodeToString(sum[:]) + "/"
+}
+
 // PutCache implements pfs_v2.API. It replaces what was under the key.
 func (s *Service) PutCache(ctx context.Context, req *pfspb.PutCacheRequest) (*emptypb.Empty, error) {
 	switch {
 	case req.GetKey() == "":
 		return nil, invalidRequest("the key must not be empty")
+	case strings.HasPrefix(req.GetKey(), ownMark):
+		return nil, invalidRequest("the key must not begin with a zero byte")
 	case len(req.GetKey()) > maxCacheKey || len(req.GetTag()) > maxCacheKey:
 		return nil, invalidRequest("key and tag must have at most 1024 bytes each")
 	case len(req.GetValue().GetValue()) > maxCacheValue:
@@ -61,17 +86,18 @@ func (s *Service) PutCache(ctx context.Context, req *pfspb.PutCacheRequest) (*em
 			}
 			rec.FileSets = append(rec.FileSets, fs)
 		}
-		if err := tx.dropEntry(req.GetKey()); err != nil {
+		key := tx.entryKey(req.GetKey())
+		if err := tx.dropEntry(key); err != nil {
 			return err
 		}
 		for _, id := range rec.FileSetIds {
-			tx.Put(cachedKey(id, req.GetKey()), nil)
+			tx.Put(cachedKey(id, key), nil)
 		}
-		return s.cached.Put(tx.Txn, req.GetKey(), rec)
+		return s.cached.Put(tx.Txn, key, rec)
 	}))
 }
 
-// dropEntry removes a cache entry, if there is one.
+// dropEntry removes a cache entry, by its stored key, if there is one.
 func (tx *Txn) dropEntry(key string) error {
 	rec, ok, err := tx.s.cached.Get(tx.Txn, key)
 	if err != nil || !ok {
@@ -112,14 +138,14 @@ func (tx *Txn) cachedFileSet(id string) (*recordpb.FileSetRecord, error) {
 
 // GetCache implements pfs_v2.API.
 func (s *Service) GetCache(ctx context.Context, req *pfspb.GetCacheRequest) (*pfspb.GetCacheResponse, error) {
-	if req.GetKey() == "" {
-		return nil, invalidRequest("the key must not be empty")
+	if req.GetKey() == "" || strings.HasPrefix(req.GetKey(), ownMark) {
+		return nil, invalidRequest("the key must not be empty nor begin with a zero byte")
 	}
 	var rec *recordpb.CacheRecord
 	err := s.View(ctx, func(tx *Txn) error {
 		var ok bool
 		var err error
-		if rec, ok, err = s.cached.Get(tx.Txn, req.GetKey()); err == nil && !ok {
+		if rec, ok, err = s.cached.Get(tx.Txn, tx.entryKey(req.GetKey())); err == nil && !ok {
 			err = &CacheMissError{Key: req.GetKey()}
 		}
 		return err
@@ -130,10 +156,21 @@ func (s *Service) GetCache(ctx context.Context, req *pfspb.GetCacheRequest) (*pf
 	return &pfspb.GetCacheResponse{Value: rec.Value}, nil
 }
 
-// ClearCache implements pfs_v2.API. An empty prefix clears everything, at once;
-// otherwise the entries go in several transactions, and after an error some are gone.
+// ClearCache implements pfs_v2.API. Whoever may delete all clears everybody's entries,
+// others their own. An empty prefix clears all of them; where that is everything, at
+// once, otherwise the entries go in several transactions, and after an error some are
+// gone.
 func (s *Service) ClearCache(ctx context.Context, req *pfspb.ClearCacheRequest) (*emptypb.Empty, error) {
-	if req.GetTagPrefix() == "" {
+	own := ""
+	err := s.auth.Check(ctx, nil, auth.Cluster(), authpb.Permission_CLUSTER_DELETE_ALL)
+	if refused(err) {
+		caller, _ := auth.CallerOf(ctx)
+		own, err = s.entryPrefix(caller.Subject), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if req.GetTagPrefix() == "" && own == "" {
 		return done(s.Update(ctx, func(tx *Txn) error {
 			s.cached.DeletePrefix(tx.Txn, "")
 			tx.DeletePrefix(cachedPrefix)
@@ -141,8 +178,8 @@ func (s *Service) ClearCache(ctx context.Context, req *pfspb.ClearCacheRequest) 
 		}))
 	}
 	var keys []string
-	err := s.View(ctx, func(tx *Txn) error {
-		for item, err := range s.cached.Scan(tx.Txn, "", store.ScanOptions{}) {
+	err = s.View(ctx, func(tx *Txn) error {
+		for item, err := range s.cached.Scan(tx.Txn, own, store.ScanOptions{}) {
 			if err != nil {
 				return err
 			}

@@ -28,13 +28,18 @@ type Txn struct {
 	settled []*pfspb.Branch
 	// last is the newest start time given to a commit of a repo, Unix nanoseconds.
 	last map[string]int64
+	// author is who the commits and branches made now are created by; empty while
+	// auth is off.
+	author string
 	// fenced says that the transaction depends on session.
 	fenced  bool
 	session gc.Session
 }
 
 func (s *Service) newTxn(tx *store.Txn) *Txn {
-	return &Txn{Txn: tx, s: s, touched: map[string]*pfspb.Branch{}, made: map[string]bool{}, last: map[string]int64{}, dropped: map[string]bool{}}
+	t := &Txn{Txn: tx, s: s, touched: map[string]*pfspb.Branch{}, made: map[string]bool{}, last: map[string]int64{}, dropped: map[string]bool{}}
+	t.author = s.author(tx.Context())
+	return t
 }
 
 // Update runs fn in one transaction and, at its end, makes the commits that
