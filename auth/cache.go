@@ -85,8 +85,8 @@ func (c *cache) apply(e store.Event[*recordpb.AccessRecord]) (changed string, al
 			c.members[subject] = membership(e.Value.GetGroups())
 		}
 	}
-	if e.Revision > c.rev {
-		c.rev = e.Revision
+	if e.Known > c.rev {
+		c.rev = e.Known
 		close(c.passed)
 		c.passed = make(chan struct{})
 	}

@@ -91,6 +91,10 @@ func (s *identityServer) CreateOIDCClient(ctx context.Context, req *identitypb.C
 	if client.GetSecret() == "" {
 		client.Secret = rand.Text()
 	}
+	kept := proto.CloneOf(client)
+	if s.auth.sealer != nil {
+		kept.Secret = s.auth.sealer.SealText(secretOf(client.GetId()), client.GetSecret())
+	}
 	_, err := s.store.Update(ctx, func(tx *store.Txn) error {
 		_, exists, err := s.clients.Get(tx, client.GetId())
 		if err != nil {
@@ -99,12 +103,39 @@ func (s *identityServer) CreateOIDCClient(ctx context.Context, req *identitypb.C
 		if exists {
 			return status.Errorf(codes.AlreadyExists, "OIDC client %q already exists", client.GetId())
 		}
-		return s.clients.Put(tx, client.GetId(), client)
+		return s.clients.Put(tx, client.GetId(), kept)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &identitypb.CreateOIDCClientResponse{Client: client}, nil
+}
+
+// secretOf is what a client's secret is sealed for.
+func secretOf(id string) string { return "OIDC client " + id }
+
+// sealClients encrypts the secrets of clients that an earlier daemon kept as they
+// were.
+func (s *Service) sealClients(tx *store.Txn) error {
+	if s.sealer == nil {
+		return nil
+	}
+	clients := store.NewCollection[*identitypb.OIDCClient](clientPrefix)
+	for item, err := range clients.Scan(tx, "", store.ScanOptions{}) {
+		if err != nil {
+			return err
+		}
+		name := secretOf(item.Key)
+		if _, sealed, _ := s.sealer.OpenText(name, item.Value.GetSecret()); sealed {
+			continue
+		}
+		kept := proto.CloneOf(item.Value)
+		kept.Secret = s.sealer.SealText(name, kept.GetSecret())
+		if err := clients.Put(tx, item.Key, kept); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DeleteAll forgets the configuration and all clients.

@@ -37,6 +37,8 @@ type Config struct {
 	Resolve func(ctx context.Context, token string) (id Identity, ok bool, err error)
 	// Logins are how users log in; by default they go by the system's certificates.
 	Logins *oidc.Logins
+	// Sealer encrypts the secrets of OIDC clients; nil leaves them as they are.
+	Sealer oidc.Sealer
 	// SweepInterval is the time between two removals of expired tokens, default 5 min.
 	SweepInterval time.Duration
 	// Clock is the system's by default.
@@ -55,6 +57,7 @@ type Service struct {
 
 	records records
 	logins  *oidc.Logins
+	sealer  oidc.Sealer
 	roles   roles
 	cache   *cache
 
@@ -66,7 +69,7 @@ type Service struct {
 func New(cfg Config) *Service {
 	s := &Service{
 		store: cfg.Store, log: cfg.Logger, clock: cfg.Clock, sweep: cfg.SweepInterval,
-		preset: cfg.RootToken, resolve: cfg.Resolve,
+		preset: cfg.RootToken, resolve: cfg.Resolve, sealer: cfg.Sealer,
 		records:  newRecords(),
 		roles:    newRoles(),
 		sessions: map[string]map[*session]struct{}{},
@@ -74,7 +77,7 @@ func New(cfg Config) *Service {
 	s.cache = newCache(s.roles)
 	s.logins = cfg.Logins
 	if s.logins == nil {
-		s.logins = oidc.New(oidc.Config{Store: cfg.Store, Logger: cfg.Logger, Clock: cfg.Clock})
+		s.logins = oidc.New(oidc.Config{Store: cfg.Store, Logger: cfg.Logger, Clock: cfg.Clock, Sealer: cfg.Sealer})
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -99,8 +102,9 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	licensepb.RegisterAPIServer(r, &licenseServer{})
 }
 
-// Init finds out whether auth is on, and makes a root token that Config presets the
-// only one. It is called before requests are served.
+// Init finds out whether auth is on, makes a root token that Config presets the only
+// one, and encrypts secrets that an earlier daemon did not. It is called before
+// requests are served.
 func (s *Service) Init(ctx context.Context) error {
 	if s.preset != "" {
 		if err := checkToken(s.preset); err != nil {
@@ -109,6 +113,9 @@ func (s *Service) Init(ctx context.Context) error {
 	}
 	active := false
 	_, err := s.store.Update(ctx, func(tx *store.Txn) error {
+		if err := errors.Join(s.logins.SealConfiguration(tx), s.sealClients(tx)); err != nil {
+			return err
+		}
 		a, err := s.records.activation(tx)
 		active = a != nil
 		if err != nil || a == nil || s.preset == "" || a.GetRootHash() == hashOf(s.preset) {

@@ -6,7 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -223,6 +226,19 @@ func TestOIDC(t *testing.T) {
 			}
 		}
 	})
+
+	if err := filepath.WalkDir(filepath.Join(dir, "etcd"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(oidctest.ClientSecret)) {
+			t.Errorf("%s holds the client's secret", path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 
 	t.Run("off", func(t *testing.T) {
 		if _, err := c.SetConfiguration(withToken(ctx, on.GetPachToken()), &authpb.SetConfigurationRequest{}); err != nil {

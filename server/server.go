@@ -108,8 +108,12 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.bucket, err = openBucket(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
+	key, err := s.secretKey()
+	if err != nil {
+		return nil, err
+	}
 	s.fences = fence.NewTable(s.store, func(key string) { s.auth.Changed(key) })
-	s.auth = auth.New(auth.Config{Store: s.store, Logger: s.log.Named("auth"), RootToken: cfg.RootToken, Resolve: s.resolveWorker})
+	s.auth = auth.New(auth.Config{Store: s.store, Logger: s.log.Named("auth"), RootToken: cfg.RootToken, Resolve: s.resolveWorker, Sealer: key})
 	if err = s.auth.Init(ctx); err != nil {
 		return nil, err
 	}
@@ -121,10 +125,6 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	if err = s.pfs.Init(auth.Internal(ctx, "pfs")); err != nil {
 		return nil, fmt.Errorf("pfs: %w", err)
-	}
-	key, err := s.secretKey()
-	if err != nil {
-		return nil, err
 	}
 	kept := secrets.New(key)
 	s.peers.self = func() string { return s.sched.ID() }

@@ -22,6 +22,9 @@ type Event[T any] struct {
 	Deleted  bool
 	Synced   bool // everything that existed at the start has been reported
 	Revision int64
+	// Known, unless it is 0, is a revision: all that had changed then has been reported.
+	// A transaction that changes several keys is one revision and several events.
+	Known int64
 }
 
 const (
@@ -119,8 +122,12 @@ func (w *watcher[T]) run(ctx context.Context) error {
 			return err
 		}
 		w.s.CatchUp(resp.Header.Revision)
-		for _, e := range resp.Events {
-			if err := w.change(e); err != nil {
+		for i, e := range resp.Events {
+			known := e.Kv.ModRevision
+			if i+1 < len(resp.Events) && resp.Events[i+1].Kv.ModRevision == known {
+				known--
+			}
+			if err := w.change(e, known); err != nil {
 				return err
 			}
 		}
@@ -161,13 +168,13 @@ func (w *watcher[T]) list(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 	}
-	return rev, w.report(Event[T]{Synced: true, Revision: rev})
+	return rev, w.report(Event[T]{Synced: true, Revision: rev, Known: rev})
 }
 
-// change reports one event of etcd.
-func (w *watcher[T]) change(e *clientv3.Event) error {
+// change reports one event of etcd, after which all up to known has been reported.
+func (w *watcher[T]) change(e *clientv3.Event, known int64) error {
 	key := string(e.Kv.Key[len(w.s.prefix)+len(w.prefix):])
-	event := Event[T]{Key: key, Revision: e.Kv.ModRevision, Deleted: e.Type == mvccpb.Event_DELETE}
+	event := Event[T]{Key: key, Revision: e.Kv.ModRevision, Known: known, Deleted: e.Type == mvccpb.Event_DELETE}
 	if !event.Deleted {
 		var err error
 		if event.Value, err = w.decode(key, e.Kv.Value); err != nil {

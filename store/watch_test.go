@@ -51,3 +51,49 @@ func TestWatch_ReadsSeeWhatItTold(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWatch_KnowsWholeTransactions has no event say that a transaction is known
+// before all of its changes have been told of.
+func TestWatch_KnowsWholeTransactions(t *testing.T) {
+	s := open(t, t.TempDir())
+	c := store.NewCollection[*wrapperspb.StringValue]("w/")
+	put := func() {
+		if _, err := s.Update(t.Context(), func(tx *store.Txn) error {
+			for i := range 5 {
+				if err := c.Put(tx, fmt.Sprint(i), wrapperspb.String("x")); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	put()
+	enough, told, synced := errors.New("enough"), map[int64]int{}, false
+	var known, listed int64
+	err := c.Watch(t.Context(), s, "", func(e store.Event[*wrapperspb.StringValue]) error {
+		if e.Synced {
+			synced, listed, known = true, e.Revision, e.Known
+			put()
+			put()
+			return nil
+		}
+		told[e.Revision]++
+		if e.Known != 0 {
+			known = e.Known
+		}
+		switch {
+		case !synced && known != 0:
+			t.Errorf("revision %d is known in the middle of the listing", known)
+		case known > listed && told[known] != 5:
+			t.Errorf("revision %d is known after %d of its 5 changes", known, told[known])
+		case len(told) == 3 && known == e.Revision:
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Error(err)
+	}
+}

@@ -20,6 +20,9 @@ import (
 // CallbackPath is where the daemon takes the browser back from the issuer.
 const CallbackPath = "/authorization-code/callback"
 
+// secretName is what the client's secret is sealed for.
+const secretName = "OIDC client_secret"
+
 // maxConfig bounds a configuration, in bytes.
 const maxConfig = 16 << 10
 
@@ -56,7 +59,29 @@ func (l *Logins) PutConfiguration(tx *store.Txn, config *authpb.OIDCConfig) erro
 	if empty(config) {
 		return nil
 	}
+	return l.put(tx, config)
+}
+
+// put keeps a configuration with its secret encrypted.
+func (l *Logins) put(tx *store.Txn, config *authpb.OIDCConfig) error {
+	config = proto.CloneOf(config)
+	if l.sealer != nil && config.GetClientSecret() != "" {
+		config.ClientSecret = l.sealer.SealText(secretName, config.GetClientSecret())
+	}
 	return l.config.Put(tx, configKey, config)
+}
+
+// SealConfiguration encrypts the secret of a configuration that an earlier daemon kept
+// as it was.
+func (l *Logins) SealConfiguration(tx *store.Txn) error {
+	config, ok, err := l.config.Get(tx, configKey)
+	if err != nil || !ok || l.sealer == nil || config.GetClientSecret() == "" {
+		return err
+	}
+	if _, sealed, _ := l.sealer.OpenText(secretName, config.GetClientSecret()); sealed {
+		return nil // if it cannot be opened, whoever needs it is told
+	}
+	return l.put(tx, config)
 }
 
 func empty(config *authpb.OIDCConfig) bool {
@@ -67,10 +92,16 @@ func empty(config *authpb.OIDCConfig) bool {
 // none.
 func (l *Logins) Configuration(tx *store.Txn) (*authpb.OIDCConfig, error) {
 	config, ok, err := l.config.Get(tx, configKey)
-	if !ok {
-		config = &authpb.OIDCConfig{}
+	if err != nil || !ok {
+		return &authpb.OIDCConfig{}, err
 	}
-	return config, err
+	if l.sealer != nil && config.GetClientSecret() != "" {
+		config = proto.CloneOf(config)
+		if config.ClientSecret, _, err = l.sealer.OpenText(secretName, config.GetClientSecret()); err != nil {
+			return nil, status.Errorf(codes.FailedPrecondition, "the client_secret of the OIDC configuration cannot be read: %v, or set the configuration again", err)
+		}
+	}
+	return config, nil
 }
 
 // configured gives the configuration to logins, which need one.

@@ -2,6 +2,7 @@ package oidc
 
 import (
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/minipachd/minipachd/auth/oidc/oidctest"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
+	"github.com/minipachd/minipachd/store"
 )
 
 func TestSetConfiguration(t *testing.T) {
@@ -165,4 +167,97 @@ func TestIssuer_Localhost(t *testing.T) {
 	}
 	_, _, err = e.Begin(t.Context())
 	refused(t, err, codes.Unavailable, "the OIDC issuer http://issuer.invalid:1 cannot be reached: ")
+}
+
+// TestConfiguration_SecretIsSealed keeps no secret that others can read: what an
+// earlier daemon kept as it was is sealed, and one with another key says so.
+func TestConfiguration_SecretIsSealed(t *testing.T) {
+	e, i := configured(t) // without a sealer
+	with := func(key string) *env {
+		d := newDaemon(t, e.store, func(c *Config) { c.Sealer, c.Clock = rotation(key), e.clock })
+		d.clock = e.clock
+		return d
+	}
+	sealing := with("one")
+	e.front = sealing.front // of which the issuer is told
+	if err := e.SetConfiguration(t.Context(), e.configFor(i)); err != nil {
+		t.Fatal(err)
+	}
+	raw := func() string {
+		t.Helper()
+		var secret string
+		err := e.store.View(t.Context(), func(tx *store.Txn) error {
+			config, _, err := e.config.Get(tx, configKey)
+			secret = config.GetClientSecret()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+	readable := func(when string) {
+		t.Helper()
+		if secret := raw(); !strings.HasPrefix(secret, "sealed:") || strings.Contains(secret, oidctest.ClientSecret) {
+			t.Errorf("%s, etcd has %q", when, secret)
+		}
+		got, err := sealing.stored(t.Context())
+		if err != nil || !cmp.Equal(got, sealing.configFor(i), protocmp.Transform()) {
+			t.Errorf("%s: %v, %v", when, got, err)
+		}
+	}
+	if raw() != oidctest.ClientSecret {
+		t.Fatalf("without a sealer it is %q", raw())
+	}
+	before := ""
+	for range 2 { // the second time nothing is left to do
+		if _, err := e.store.Update(t.Context(), sealing.SealConfiguration); err != nil {
+			t.Fatal(err)
+		}
+		readable("after migration")
+		if before != "" && raw() != before {
+			t.Error("it was sealed twice")
+		}
+		before = raw()
+	}
+	if err := sealing.SetConfiguration(t.Context(), sealing.configFor(i)); err != nil {
+		t.Fatal(err)
+	}
+	readable("after it was set")
+	loginURL, state := sealing.begin()
+	browse(t, loginURL)
+	if r := sealing.redeem(t.Context(), state); r.err != nil || r.user.Email != "ann@example.com" {
+		t.Errorf("logged in: %v", r)
+	}
+
+	other := with("two")
+	if _, err := e.store.Update(t.Context(), other.SealConfiguration); err != nil {
+		t.Error(err)
+	}
+	_, err := other.stored(t.Context())
+	refused(t, err, codes.FailedPrecondition, "the client_secret of the OIDC configuration cannot be read: it is sealed with another key")
+	if err := other.SetConfiguration(t.Context(), other.configFor(i)); err != nil {
+		t.Errorf("setting it again: %v", err)
+	}
+	if got, err := other.stored(t.Context()); err != nil || got.GetClientSecret() != oidctest.ClientSecret {
+		t.Errorf("after that: %v", err)
+	}
+}
+
+// rotation is a Sealer with a key, that hides nothing from whoever looks closely.
+type rotation string
+
+func (k rotation) SealText(name, text string) string {
+	return "sealed:" + string(k) + ":" + name + ":" + strings.Map(func(r rune) rune { return r ^ 1 }, text)
+}
+
+func (k rotation) OpenText(name, sealed string) (string, bool, error) {
+	if !strings.HasPrefix(sealed, "sealed:") {
+		return sealed, false, nil
+	}
+	text, ok := strings.CutPrefix(sealed, "sealed:"+string(k)+":"+name+":")
+	if !ok {
+		return "", true, errors.New("it is sealed with another key")
+	}
+	return strings.Map(func(r rune) rune { return r ^ 1 }, text), true, nil
 }

@@ -50,12 +50,16 @@ func newEnv(t testing.TB) *env {
 }
 
 // newDaemon is one of several over the same etcd.
-func newDaemon(t testing.TB, st *store.Store) *env {
+func newDaemon(t testing.TB, st *store.Store, change ...func(*Config)) *env {
 	e := &env{t: t}
 	e.clock, e.waits = clocktest.NewTelling(time.Now().Truncate(time.Second), 100)
 	core, logged := observer.New(zapcore.DebugLevel)
 	e.logged = logged
-	e.Logins = New(Config{Store: st, Clock: e.clock, Logger: zap.New(core)})
+	cfg := Config{Store: st, Clock: e.clock, Logger: zap.New(core)}
+	for _, c := range change {
+		c(&cfg)
+	}
+	e.Logins = New(cfg)
 	e.front = httptest.NewServer(e.Logins)
 	t.Cleanup(e.front.Close)
 	return e

@@ -28,12 +28,23 @@ type Config struct {
 	// Logger tells who logged in and which logins failed, never a secret; nil
 	// discards it.
 	Logger *zap.Logger
+	// Sealer keeps the client's secret from whoever reads etcd; nil leaves it as it is.
+	Sealer Sealer
 	// Clock is the system's by default.
 	Clock clock.Clock
 	// RootCAs verify issuers; nil means those of the system.
 	RootCAs *x509.CertPool
 	// Timeout bounds one request to the issuer, default 10 s.
 	Timeout time.Duration
+}
+
+// Sealer encrypts texts. Its methods may be called concurrently.
+type Sealer interface {
+	// SealText gives the text encrypted, for the same name only.
+	SealText(name, text string) string
+	// OpenText gives the text that SealText was given; sealed is false for one that did
+	// not come from there, which it gives back as it is.
+	OpenText(name, sealedText string) (text string, sealed bool, err error)
 }
 
 // User is somebody who has logged in.
@@ -50,6 +61,7 @@ type Logins struct {
 	store   *store.Store
 	log     *zap.Logger
 	clock   clock.Clock
+	sealer  Sealer
 	roots   *x509.CertPool
 	timeout time.Duration
 	config  store.Collection[*authpb.OIDCConfig]
@@ -78,6 +90,7 @@ func New(cfg Config) *Logins {
 		store:   cfg.Store,
 		log:     cfg.Logger,
 		clock:   cfg.Clock,
+		sealer:  cfg.Sealer,
 		roots:   cfg.RootCAs,
 		timeout: cfg.Timeout,
 		config:  store.NewCollection[*authpb.OIDCConfig](configPrefix),

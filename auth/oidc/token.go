@@ -70,9 +70,10 @@ func (l *Logins) verify(ctx context.Context, i *issuer, raw, nonce string) (User
 		Email         string         `json:"email"`
 		EmailVerified boolOrString   `json:"email_verified"`
 		Groups        *oneOrMoreText `json:"groups"`
+		For           string         `json:"azp"`
 	}
 	if err := token.Claims(&claims); err != nil {
-		return User{}, unaccepted("one of email, email_verified and groups is of the wrong type")
+		return User{}, unaccepted("one of email, email_verified, groups and azp is of the wrong type")
 	}
 	now := l.clock.Now()
 	switch {
@@ -80,6 +81,11 @@ func (l *Logins) verify(ctx context.Context, i *issuer, raw, nonce string) (User
 		return User{}, unaccepted("it was issued in the future: compare the clocks of issuer and server")
 	case nonce != "" && token.Nonce != nonce:
 		return User{}, unaccepted("it was made for another login")
+	// OpenID Connect Core, section 3.1.3.7, of tokens for more than one client.
+	case len(token.Audience) > 1 && claims.For == "":
+		return User{}, unaccepted("it is for several clients, and azp does not say which one of them asked for it")
+	case nonce != "" && claims.For != "" && claims.For != i.config.GetClientId():
+		return User{}, unaccepted("another client asked for it")
 	case claims.Email == "":
 		return User{}, unaccepted(`it has no email: ask for the scope "email"`)
 	case !isEmail(claims.Email):

@@ -51,7 +51,8 @@ func TestVerify(t *testing.T) {
 		refused     string // empty: want
 	}{
 		{"good", some, ann(), ""},
-		{"of several audiences", i.Token(claims{"aud": []string{"console", "pachd"}}), ann(), ""},
+		{"of several audiences", i.Token(claims{"aud": []string{"console", "pachd"}, "azp": "console"}), ann(), ""},
+		{"asked for by us", i.Token(claims{"azp": "pachd"}), ann(), ""},
 		{"email verified as a string", i.Token(claims{"email_verified": "true"}), ann(), ""},
 		{"one group", i.Token(claims{"groups": "ops"}), ann("ops"), ""},
 		{"no groups", i.Token(claims{"groups": []string{}}), ann([]string{}...), ""},
@@ -68,6 +69,8 @@ func TestVerify(t *testing.T) {
 		{"for another issuer", i.Token(claims{"iss": other.URL}), User{}, "issued by a different provider"},
 		{"no issuer", i.Token(claims{"iss": nil}), User{}, "issued by a different provider"},
 		{"for another audience", i.Token(claims{"aud": "console"}), User{}, "expected audience"},
+		{"of several audiences that nobody asked for", i.Token(claims{"aud": []string{"console", "pachd"}}), User{}, "azp does not say which one"},
+		{"azp of another type", i.Token(claims{"azp": 7}), User{}, "of the wrong type"},
 		{"no audience", i.Token(claims{"aud": nil}), User{}, "expected audience"},
 		{"expired", i.Token(claims{"exp": unix(-time.Second)}), User{}, "it expired at " + now.Add(-time.Second).UTC().Format(time.RFC3339)},
 		{"no expiry", i.Token(claims{"exp": nil}), User{}, "it expired at "},

@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -107,3 +108,35 @@ func (k *Key) open(name, key string, sealed []byte) ([]byte, error) {
 
 // boundTo is the associated data of a value; names have no NUL.
 func boundTo(name, key string) []byte { return []byte("minipachd secret\x00" + name + "\x00" + key) }
+
+// sealedPrefix begins what SealText gives; the key's id and base64 follow.
+const sealedPrefix = "sealed:"
+
+// SealText encrypts a text that is kept elsewhere than in a Store. It can be opened
+// only under the same name.
+func (k *Key) SealText(name, text string) string {
+	sealed := k.seal(textSecret, name, []byte(text))
+	return sealedPrefix + k.id + ":" + base64.RawStdEncoding.EncodeToString(sealed)
+}
+
+// OpenText gives the text that SealText was given. What is not sealed at all it gives
+// back as it is, and sealed is false.
+func (k *Key) OpenText(name, sealedText string) (text string, sealed bool, err error) {
+	rest, ok := strings.CutPrefix(sealedText, sealedPrefix)
+	id, rest, isPair := strings.Cut(rest, ":")
+	data, damaged := base64.RawStdEncoding.DecodeString(rest)
+	switch {
+	case !ok || !isPair || len(id) != len(k.id) || damaged != nil:
+		return sealedText, false, nil
+	case id != k.id:
+		return "", true, fmt.Errorf("it is encrypted with key %s, but this pachd has key %s: start it with the key file of then (--secret-key-file)", id, k.id)
+	}
+	plain, err := k.open(textSecret, name, data)
+	if err != nil {
+		return "", true, errors.New("it is damaged")
+	}
+	return string(plain), true, nil
+}
+
+// textSecret stands for the name of a secret, which it cannot be.
+const textSecret = "(text)"

@@ -265,3 +265,30 @@ func TestKey_FileIsMadeOnceAndKept(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestKey_SealsTexts(t *testing.T) {
+	key, other := keyIn(t, t.TempDir()), keyIn(t, t.TempDir())
+	for _, text := range []string{"s3cret", "", "sealed:" + key.ID() + ":AAAA", "\x00\xff"} {
+		sealed := key.SealText("a", text)
+		if sealed == key.SealText("a", text) || strings.Contains(sealed, "s3cret") {
+			t.Errorf("%q is sealed as %q", text, sealed)
+		}
+		if got, ok, err := key.OpenText("a", sealed); got != text || !ok || err != nil {
+			t.Errorf("%q comes back as %q, %v, %v", text, got, ok, err)
+		}
+		for name, open := range map[string]func() (string, bool, error){
+			"for something else": func() (string, bool, error) { return key.OpenText("b", sealed) },
+			"with another key":   func() (string, bool, error) { return other.OpenText("a", sealed) },
+			"cut":                func() (string, bool, error) { return key.OpenText("a", sealed[:len(sealed)-4]) },
+		} {
+			if got, ok, err := open(); got != "" || !ok || err == nil {
+				t.Errorf("%s: %q, %v, %v", name, got, ok, err)
+			}
+		}
+	}
+	for _, plain := range []string{"s3cret", "", "sealed:", "sealed:x:y", "sealed:" + key.ID() + ":not base64!"} {
+		if got, ok, err := key.OpenText("a", plain); got != plain || ok || err != nil {
+			t.Errorf("%q, which is not sealed: %q, %v, %v", plain, got, ok, err)
+		}
+	}
+}
