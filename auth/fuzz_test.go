@@ -54,9 +54,15 @@ func FuzzBinding(f *testing.F) {
 	e.bind(Project("default"), "")
 	e.bind(Repo("default", "x"), "")
 	for _, s := range [][4]string{
-		{"default/x", "robot:a", "repoReader", "g"}, {"", "group:g", "clusterAdmin", ""}, {"default", AllClusterUsers, "projectViewer", "group:g"},
-		{"default/x/../y", "user:a@b", "repoOwner", "a:b"}, {"/", "pach:root", "", "\x00"}, {"default/", "internal:x", "nope", "../binding/CLUSTER/"},
-		{"default/x\x00", "pipeline:default/x", "repoWriter", strings.Repeat("g", 2000)}, {"*", ":", "*", "*"}, {"default%2Fx", "a:", "repoReader ", " "},
+		{"default/x", "robot:a", "repoReader", "g"},
+		{"", "group:g", "clusterAdmin", ""},
+		{"default", AllClusterUsers, "projectViewer", "group:g"},
+		{"default/x/../y", "user:a@b", "repoOwner", "a:b"},
+		{"/", "pach:root", "", "\x00"},
+		{"default/", "internal:x", "nope", "../binding/CLUSTER/"},
+		{"default/x\x00", "pipeline:default/x", "repoWriter", strings.Repeat("g", 2000)},
+		{"*", ":", "*", "*"},
+		{"default%2Fx", "a:", "repoReader ", " "},
 	} {
 		for kind := range int32(6) {
 			f.Add(kind, s[0], s[1], s[2], s[3])
