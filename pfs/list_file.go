@@ -128,7 +128,11 @@ func (s *Service) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreami
 		}
 		return stream.Send(sn.info(n))
 	}
-	return p.send(sn, sn.view.Children(ctx, cleanDir(asked)), stream.Send)
+	after := p.after
+	if p.reverse {
+		after = ""
+	}
+	return p.send(sn, sn.view.Children(ctx, cleanDir(asked), after), stream.Send)
 }
 
 // WalkFile implements pfs_v2.API.

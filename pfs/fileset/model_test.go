@@ -139,18 +139,26 @@ func check(t *rapid.T, s *Storage, stack []*recordpb.LayerRef, want model) {
 		t.Fatalf("walk gives %q, want %q", nodes, paths)
 	}
 	for dir := range dirs {
-		var children []string
-		for n, err := range v.Children(ctx, dir) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			children = append(children, n.Path)
-		}
 		wantChildren := slices.DeleteFunc(slices.Clone(paths), func(p string) bool {
 			return p == dir || !strings.HasPrefix(p, dir) || strings.Contains(strings.TrimSuffix(p[len(dir):], "/"), "/")
 		})
-		if !slices.Equal(children, wantChildren) {
-			t.Fatalf("children of %s are %q, want %q", dir, children, wantChildren)
+		whole := map[string]*Node{}
+		for _, after := range append([]string{"", "/0", "/b0", "/d/e/z", "/z"}, paths...) {
+			var children []string
+			for n, err := range v.Children(ctx, dir, after) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				children = append(children, n.Path)
+				if after == "" {
+					whole[n.Path] = n
+				} else if w := whole[n.Path]; w == nil || n.Size != w.Size || !bytes.Equal(n.Hash, w.Hash) {
+					t.Fatalf("child %s of %s after %s is %v, in the whole listing %v", n.Path, dir, after, n, w)
+				}
+			}
+			if rest := slices.DeleteFunc(slices.Clone(wantChildren), func(p string) bool { return p <= after }); !slices.Equal(children, rest) {
+				t.Fatalf("children of %s after %q are %q, want %q", dir, after, children, rest)
+			}
 		}
 	}
 }

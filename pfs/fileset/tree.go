@@ -92,6 +92,7 @@ func (d *openDir) child(name string, size int64, sum []byte) {
 // what is in one, leave after it, with its totals.
 type walker struct {
 	root  string // "/" or "/d/": directories above it are not reported
+	from  string // what comes before it is passed over; empty for nothing
 	stack []*openDir
 	// hashes tells whether to hash the directory at a depth, the root's being 0; nil
 	// for all. Those below a hashed one must be hashed as well.
@@ -165,7 +166,7 @@ func (w *walker) pop() bool {
 
 // run walks the files below root.
 func (w *walker) run(ctx context.Context, v *View) error {
-	for f, err := range v.Files(ctx, w.root) {
+	for f, err := range v.Files(ctx, max(w.root, w.from)) {
 		if err != nil {
 			return err
 		}
@@ -259,16 +260,18 @@ func (v *View) Walk(ctx context.Context, root string, want func(path string) boo
 }
 
 // Children yields the files and directories right below a directory ("/" or
-// "/d/"), in byte order of their paths. A missing directory yields nothing.
-func (v *View) Children(ctx context.Context, dir string) iter.Seq2[*Node, error] {
+// "/d/"), in byte order of their paths: all of them, or those after a path, which
+// costs nothing for what comes before. A missing directory yields nothing.
+func (v *View) Children(ctx context.Context, dir, after string) iter.Seq2[*Node, error] {
 	return func(yield func(*Node, error) bool) {
 		isChild := func(path string) bool {
 			rest := strings.TrimSuffix(path[len(dir):], "/")
 			return rest != "" && !strings.Contains(rest, "/")
 		}
-		emit := func(n *Node) bool { return !isChild(n.Path) || yield(n, nil) }
+		emit := func(n *Node) bool { return !isChild(n.Path) || n.Path <= after || yield(n, nil) }
 		w := &walker{
 			root:   dir,
+			from:   childAfter(dir, after),
 			hashes: func(depth int) bool { return depth > 0 }, // its own is not shown
 			enter:  func(string, int) bool { return true },
 			file:   emit,
@@ -278,6 +281,16 @@ func (v *View) Children(ctx context.Context, dir string) iter.Seq2[*Node, error]
 			yield(nil, err)
 		}
 	}
+}
+
+// childAfter is where the files begin that are, or are below, the children of a
+// directory after a path.
+func childAfter(dir, after string) string {
+	rest, ok := strings.CutPrefix(after, dir)
+	if i := strings.IndexByte(rest, '/'); ok && i >= 0 {
+		return dir + rest[:i] + "0" // '/' + 1: the child that holds the path is before it
+	}
+	return after
 }
 
 // Stat returns the file at a path, or the directory: "/d" and "/d/" both find
