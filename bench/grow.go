@@ -17,7 +17,7 @@ import (
 type growth struct {
 	what  string // on the plot's axis
 	sizes []int
-	load  func(*grower) load
+	load  func(*daemon) load
 }
 
 // load makes a daemon's state grow, and says what to measure in it.
@@ -34,18 +34,21 @@ type subject struct{ repo, dir, path string }
 // The curves that -grow takes.
 func growths() map[string]growth {
 	return map[string]growth{
-		"commits": {"commits in the repo", []int{100, 1000, 10_000, 100_000, 1_000_000}, func(g *grower) load { return &manyCommits{d: g.daemon} }},
-		"files":   {"files in the commit", []int{1000, 100_000, 5_000_000}, func(g *grower) load { return &manyFiles{d: g.daemon} }},
-		"repos":   {"repos", []int{1, 100, 1000, 10_000}, func(g *grower) load { return &manyRepos{d: g.daemon} }},
-		"spouts":  {"spouts that commit, each once in 10 s", []int{1, 100, 1000}, func(g *grower) load { return &manySpouts{d: g.daemon} }},
+		"commits": {"commits in the repo", []int{100, 1000, 10_000, 100_000, 1_000_000}, func(d *daemon) load { return &manyCommits{d: d} }},
+		"files":   {"files in the commit", []int{1000, 100_000, 5_000_000}, func(d *daemon) load { return &manyFiles{d: d} }},
+		"repos":   {"repos", []int{1, 100, 1000, 10_000}, func(d *daemon) load { return &manyRepos{d: d} }},
+		"spouts":  {"spouts that commit, each once in 10 s", []int{1, 100, 1000}, func(d *daemon) load { return &manySpouts{d: d} }},
 	}
 }
 
 // figure is what one measure gave at one size; times are in ms.
 type figure struct {
-	Name     string  `json:"name"`
-	P50      float64 `json:"p50_ms"`
-	P99      float64 `json:"p99_ms"`
+	Name string  `json:"name"`
+	P50  float64 `json:"p50_ms"`
+	P99  float64 `json:"p99_ms"`
+	// SmallP50 is that of a second daemon, which stays at the first size, in the same moments.
+	SmallP50 float64 `json:"small_p50_ms"`
+	Growth   float64 `json:"growth"` // P50 / SmallP50
 	Floor    string  `json:"floor"`
 	FloorP50 float64 `json:"floor_p50_ms"`
 	Ratio    float64 `json:"ratio"` // P50 / FloorP50
@@ -75,7 +78,14 @@ type curve struct {
 type grower struct {
 	cfg    config
 	floors *floors
-	daemon *daemon
+	large  subjects // of the daemon that grows
+	small  subjects // of one that stays at the first size: the machine is the same for both
+}
+
+// subjects are a daemon and what it was filled with.
+type subjects struct {
+	*daemon
+	load
 }
 
 // grow takes the curve of a name up to a size and writes it, and its plot, to a
@@ -99,22 +109,30 @@ func grow(ctx context.Context, cfg config, name string, upTo int, out string) (e
 	}
 	defer g.floors.close()
 	data := filepath.Join(dir, "pachd")
-	if g.daemon, err = startDaemon(ctx, data, cfg); err != nil {
+	var daemons []*daemon
+	stop := func() {
+		for _, d := range daemons {
+			d.close()
+		}
+		daemons = nil
+	}
+	defer func() { stop() }()
+	for i, s := range []*subjects{&g.large, &g.small} {
+		if s.daemon, err = startDaemon(ctx, []string{data, filepath.Join(dir, "small")}[i], cfg); err != nil {
+			return err
+		}
+		daemons = append(daemons, s.daemon)
+		s.load = how.load(s.daemon)
+	}
+	if err := g.small.growTo(ctx, how.sizes[0]); err != nil {
 		return err
 	}
-	running := true
-	defer func() {
-		if running {
-			g.daemon.close()
-		}
-	}()
 	c := curve{Name: name, What: how.what}
-	l := how.load(g)
 	for _, n := range how.sizes {
 		if upTo > 0 && n > upTo {
 			break
 		}
-		p, err := g.point(ctx, l, n, data)
+		p, err := g.point(ctx, n, data)
 		if err != nil {
 			return fmt.Errorf("%d %s: %w", n, how.what, err)
 		}
@@ -124,8 +142,7 @@ func grow(ctx context.Context, cfg config, name string, upTo int, out string) (e
 			return err
 		}
 	}
-	g.daemon.close()
-	running = false
+	stop()
 	if c.Etcd, err = weigh(ctx, filepath.Join(data, "etcd")); err != nil {
 		return err
 	}
@@ -137,10 +154,10 @@ func grow(ctx context.Context, cfg config, name string, upTo int, out string) (e
 }
 
 // point grows to n and measures there.
-func (g *grower) point(ctx context.Context, l load, n int, data string) (point, error) {
+func (g *grower) point(ctx context.Context, n int, data string) (point, error) {
 	p := point{At: n}
 	start := time.Now()
-	if err := l.growTo(ctx, n); err != nil {
+	if err := g.large.growTo(ctx, n); err != nil {
 		return p, err
 	}
 	p.Fill = time.Since(start).Seconds()
@@ -148,20 +165,20 @@ func (g *grower) point(ctx context.Context, l load, n int, data string) (point, 
 		return p, err
 	}
 	if g.cfg.profile != "" {
-		stop, err := g.daemon.proc.profile(filepath.Join(g.cfg.profile, fmt.Sprintf("grow-%d.pprof", n)))
+		stop, err := g.large.proc.profile(filepath.Join(g.cfg.profile, fmt.Sprintf("grow-%d.pprof", n)))
 		if err != nil {
 			return p, err
 		}
 		defer stop()
 	}
 	var err error
-	if p.Figures, err = g.measure(ctx, l); err != nil {
+	if p.Figures, err = g.measure(ctx); err != nil {
 		return p, err
 	}
-	if p.Resident, err = g.daemon.proc.memory("VmRSS"); err != nil {
+	if p.Resident, err = g.large.proc.memory("VmRSS"); err != nil {
 		return p, err
 	}
-	if p.Anonymous, err = g.daemon.proc.memory("RssAnon"); err != nil {
+	if p.Anonymous, err = g.large.proc.memory("RssAnon"); err != nil {
 		return p, err
 	}
 	db, err := os.Stat(filepath.Join(data, "etcd", "member", "snap", "db"))
@@ -175,7 +192,7 @@ func (g *grower) point(ctx context.Context, l load, n int, data string) (point, 
 // background: it uses less than a tenth of a processor, or a minute has passed.
 func (g *grower) settle(ctx context.Context) error {
 	const look = time.Second
-	before, err := g.daemon.proc.cpu()
+	before, err := g.large.proc.cpu()
 	for range 60 {
 		if err != nil {
 			return err
@@ -186,7 +203,7 @@ func (g *grower) settle(ctx context.Context) error {
 		case <-time.After(look):
 		}
 		var now time.Duration
-		if now, err = g.daemon.proc.cpu(); err == nil && now-before < look/10 {
+		if now, err = g.large.proc.cpu(); err == nil && now-before < look/10 {
 			return nil
 		}
 		before = now
@@ -207,14 +224,15 @@ func (c *curve) write(dir string) error {
 	return os.WriteFile(base+".svg", c.plot(), 0o644)
 }
 
-// print shows the curve as a table: the p50 at each size, and how much the last is of the first.
+// print shows the curve as a table: the p50 at each size; the last one by that of the
+// first, and by that of the small daemon in the same moments.
 func (c *curve) print() {
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "p50 in ms, %s\t", c.What)
 	for _, p := range c.Points {
 		fmt.Fprintf(w, "%d\t", p.At)
 	}
-	fmt.Fprint(w, "last/first\tof the ratio to the floor\tlast p99\t\n")
+	fmt.Fprint(w, "by the first\tby the small one\tby the floor\tlast p99\t\n")
 	first, last := c.Points[0], c.Points[len(c.Points)-1]
 	for i, f := range first.Figures {
 		fmt.Fprintf(w, "%s\t", f.Name)
@@ -222,7 +240,7 @@ func (c *curve) print() {
 			fmt.Fprintf(w, "%.2f\t", p.Figures[i].P50)
 		}
 		l := last.Figures[i]
-		fmt.Fprintf(w, "%.2f\t%.2f\t%.2f\t\n", l.P50/f.P50, l.Ratio/f.Ratio, l.P99)
+		fmt.Fprintf(w, "%.2f\t%.2f\t%.2f\t%.2f\t\n", l.P50/f.P50, l.Growth, l.Ratio, l.P99)
 	}
 	for _, row := range []struct {
 		name  string
@@ -236,7 +254,7 @@ func (c *curve) print() {
 		for _, p := range c.Points {
 			fmt.Fprintf(w, "%.0f\t", row.value(p))
 		}
-		fmt.Fprint(w, "\t\t\t\n")
+		fmt.Fprint(w, "\t\t\t\t\n")
 	}
 	w.Flush()
 	if c.Etcd == nil {

@@ -24,47 +24,60 @@ const (
 	floorPuts = "raw etcd txn"
 )
 
-// sample takes the time of one operation, the i-th.
+// sample is an operation whose time counts, the i-th. A floor is taken of no daemon.
 type sample struct {
 	name, floor string
-	run         func(ctx context.Context, i int) error
+	run         func(ctx context.Context, of subjects, i int) error
 }
 
-// measure takes every figure. Samples of the figures and of their floors take turns,
-// so that a slow moment of the machine touches all alike.
-func (g *grower) measure(ctx context.Context, l load) ([]figure, error) {
+// measure takes every figure. Samples of the figures, of both daemons, and of their
+// floors take turns, so that a slow moment of the machine touches all alike.
+func (g *grower) measure(ctx context.Context) ([]figure, error) {
 	value := string(g.floors.piece[:500])
 	raw := pfspb.NewAPIClient(g.floors.conn)
+	call := sample{floorCall, "", func(ctx context.Context, _ subjects, _ int) error {
+		_, err := raw.InspectFile(ctx, &pfspb.InspectFileRequest{File: &pfspb.File{Commit: head("r"), Path: "/"}})
+		return err
+	}}
 	reads := []sample{
-		{floorCall, "", func(ctx context.Context, _ int) error {
-			_, err := raw.InspectFile(ctx, &pfspb.InspectFileRequest{File: &pfspb.File{Commit: head("r"), Path: "/"}})
+		call,
+		{"read a file of the head", floorCall, func(ctx context.Context, of subjects, i int) error { return of.read(ctx, of.subject(i)) }},
+		{"list files, first page", floorCall, func(ctx context.Context, of subjects, i int) error { return of.listPage(ctx, of.subject(i), "") }},
+		{"list files, page from the middle", floorCall, func(ctx context.Context, of subjects, i int) error {
+			s := of.subject(i)
+			return of.listPage(ctx, s, s.path)
+		}},
+		{"inspect file", floorCall, func(ctx context.Context, of subjects, i int) error {
+			s := of.subject(i)
+			_, err := of.pfs.InspectFile(ctx, &pfspb.InspectFileRequest{File: &pfspb.File{Commit: head(s.repo), Path: s.path}})
 			return err
 		}},
-		{"read a file of the head", floorCall, func(ctx context.Context, i int) error { return g.read(ctx, l.subject(i)) }},
-		{"list files, first page", floorCall, func(ctx context.Context, i int) error { return g.listPage(ctx, l.subject(i), "") }},
-		{"list files, page from the middle", floorCall, func(ctx context.Context, i int) error { s := l.subject(i); return g.listPage(ctx, s, s.path) }},
-		{"inspect file", floorCall, func(ctx context.Context, i int) error {
-			s := l.subject(i)
-			_, err := g.daemon.pfs.InspectFile(ctx, &pfspb.InspectFileRequest{File: &pfspb.File{Commit: head(s.repo), Path: s.path}})
-			return err
+	}
+	// Apart from the others: a daemon notices only after a while that nobody listens any more.
+	subscriptions := []sample{
+		call,
+		{"subscribe, until the first of all commits", floorCall, func(ctx context.Context, of subjects, i int) error {
+			return of.firstCommit(ctx, of.subject(i).repo, nil)
 		}},
-		{"subscribe, until the first of all commits", floorCall, func(ctx context.Context, i int) error { return g.subscribe(ctx, l.subject(i).repo, nil) }},
-		{"subscribe, until the newest commit", floorCall, func(ctx context.Context, i int) error { return g.subscribeLast(ctx, l.subject(i).repo) }},
+		{"subscribe, until the newest commit", floorCall, func(ctx context.Context, of subjects, i int) error {
+			name := of.subject(i).repo
+			before := head(name) // what came after the commit before the head
+			before.Id = "^"
+			return of.firstCommit(ctx, name, before)
+		}},
 	}
 	writes := []sample{
-		{floorPuts, "", func(ctx context.Context, i int) error {
+		{floorPuts, "", func(ctx context.Context, _ subjects, i int) error {
 			_, err := g.floors.client.Txn(ctx).Then(clientv3.OpPut(fmt.Sprintf("a/%d", i), value), clientv3.OpPut("b", value)).Commit()
 			return err
 		}},
-		{"one-shot commit of 100 bytes", floorPuts, func(ctx context.Context, i int) error {
-			s := l.subject(i)
-			return g.daemon.modify(ctx, s.repo, func(send func(*pfspb.ModifyFileRequest) error) error {
-				return send(addFile(s.path, g.floors.piece[:100]))
-			})
+		{"one-shot commit of 100 bytes", floorPuts, func(ctx context.Context, of subjects, i int) error {
+			s := of.subject(i)
+			return of.commitSmall(ctx, s.repo, s.path)
 		}},
 	}
 	var all []figure
-	for _, group := range [][]sample{reads, writes} {
+	for _, group := range [][]sample{reads, subscriptions, writes} {
 		figures, err := g.figures(ctx, group)
 		if err != nil {
 			return nil, err
@@ -76,43 +89,46 @@ func (g *grower) measure(ctx context.Context, l load) ([]figure, error) {
 
 // figures takes samples in turn. The first tenth warms up and does not count.
 func (g *grower) figures(ctx context.Context, group []sample) ([]figure, error) {
-	took := make([][]float64, len(group))
+	took := map[string][2][]float64{} // of the large and the small daemon
 	for i := -growSamples / 10; i < growSamples; i++ {
-		for k, s := range group {
-			ms, err := timed(ctx, func(ctx context.Context) error { return s.run(ctx, i+growSamples) })
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.name, err)
+		for _, s := range group {
+			times := took[s.name]
+			for n := range 2 {
+				k := (n + i&1) % 2 // none always follows the other
+				of := []subjects{g.large, g.small}[k]
+				start := time.Now()
+				if err := s.run(ctx, of, i+growSamples); err != nil {
+					return nil, fmt.Errorf("%s: %w", s.name, err)
+				}
+				if i >= 0 {
+					times[k] = append(times[k], milliseconds(start))
+				}
 			}
-			if i >= 0 {
-				took[k] = append(took[k], ms)
-			}
+			took[s.name] = times
 		}
 	}
+	for _, times := range took {
+		slices.Sort(times[0])
+		slices.Sort(times[1])
+	}
 	var figures []figure
-	p50 := map[string]float64{}
-	for k, s := range group {
-		slices.Sort(took[k])
-		f := figure{Name: s.name, Floor: s.floor, P50: took[k][growSamples/2], P99: took[k][growSamples*99/100]}
-		p50[s.name] = f.P50
-		if floor := p50[s.floor]; floor > 0 {
-			f.FloorP50, f.Ratio = floor, f.P50/floor
+	for _, s := range group {
+		if s.floor == "" {
+			continue
 		}
-		if s.floor != "" {
-			figures = append(figures, f)
+		large, small, floor := took[s.name][0], took[s.name][1], took[s.floor][0]
+		f := figure{
+			Name: s.name, P50: large[growSamples/2], P99: large[growSamples*99/100], SmallP50: small[growSamples/2],
+			Floor: s.floor, FloorP50: floor[growSamples/2],
 		}
+		f.Growth, f.Ratio = f.P50/f.SmallP50, f.P50/f.FloorP50
+		figures = append(figures, f)
 	}
 	return figures, nil
 }
 
-// timed gives the time of an operation in ms.
-func timed(ctx context.Context, op func(context.Context) error) (float64, error) {
-	start := time.Now()
-	err := op(ctx)
-	return milliseconds(start), err
-}
-
-func (g *grower) read(ctx context.Context, s subject) error {
-	stream, err := g.daemon.pfs.GetFile(ctx, &pfspb.GetFileRequest{File: &pfspb.File{Commit: head(s.repo), Path: s.path}})
+func (d *daemon) read(ctx context.Context, s subject) error {
+	stream, err := d.pfs.GetFile(ctx, &pfspb.GetFileRequest{File: &pfspb.File{Commit: head(s.repo), Path: s.path}})
 	if err != nil {
 		return err
 	}
@@ -124,23 +140,23 @@ func (g *grower) read(ctx context.Context, s subject) error {
 }
 
 // listPage lists a page, of files after a path if one is given.
-func (g *grower) listPage(ctx context.Context, s subject, after string) error {
+func (d *daemon) listPage(ctx context.Context, s subject, after string) error {
 	req := &pfspb.ListFileRequest{File: &pfspb.File{Commit: head(s.repo), Path: s.dir}, Number: firstPage}
 	if after != "" {
 		req.PaginationMarker = &pfspb.File{Commit: head(s.repo), Path: after}
 	}
-	n, err := drain(g.daemon.pfs.ListFile(ctx, req))
+	n, err := drain(d.pfs.ListFile(ctx, req))
 	if err == nil && n == 0 && after == "" {
 		err = fmt.Errorf("%s has no files", s.dir)
 	}
 	return err
 }
 
-// subscribe takes a subscription until its first commit.
-func (g *grower) subscribe(ctx context.Context, name string, from *pfspb.Commit) error {
+// firstCommit takes a subscription until its first commit.
+func (d *daemon) firstCommit(ctx context.Context, name string, from *pfspb.Commit) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := g.daemon.pfs.SubscribeCommit(ctx, &pfspb.SubscribeCommitRequest{
+	stream, err := d.pfs.SubscribeCommit(ctx, &pfspb.SubscribeCommitRequest{
 		Repo: repo(name), Branch: "master", From: from, State: pfspb.CommitState_FINISHED,
 	})
 	if err != nil {
@@ -148,11 +164,4 @@ func (g *grower) subscribe(ctx context.Context, name string, from *pfspb.Commit)
 	}
 	_, err = stream.Recv()
 	return err
-}
-
-// subscribeLast asks for what came after the commit before the head: one that is there.
-func (g *grower) subscribeLast(ctx context.Context, name string) error {
-	before := head(name)
-	before.Id = "^"
-	return g.subscribe(ctx, name, before)
 }
