@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/dustin/go-humanize"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -46,11 +47,27 @@ func (e *UnavailableError) GRPCStatus() *status.Status {
 	return status.New(codes.Unavailable, e.Error())
 }
 
-// FullError reports that etcd has reached its quota and takes no writes.
-type FullError struct{ Err error }
+// FullError reports that etcd has reached, or nears, its quota and takes no more data.
+type FullError struct {
+	Space  Space
+	Remote bool  // it is not the embedded one
+	Err    error // of etcd, nil if it was not asked
+}
 
 func (e *FullError) Error() string {
-	return "etcd has reached its quota and takes no more data: delete repos or squash old commits; the space is free again within a minute"
+	text := "etcd has reached its quota"
+	if sp := e.Space; sp.Quota > 0 && sp.Bytes > 0 {
+		text = fmt.Sprintf("etcd nears its quota (%s of %s)", humanize.IBytes(uint64(sp.Bytes)), humanize.IBytes(uint64(sp.Quota)))
+	}
+	return text + " and takes no more data: " + remedy(e.Remote)
+}
+
+// remedy says what helps against an etcd that is full.
+func remedy(remote bool) string {
+	if remote {
+		return "delete repos or squash old commits, then compact and defragment the etcd cluster, or raise its --quota-backend-bytes; `etcdctl alarm disarm` if it has raised an alarm"
+	}
+	return "delete repos or squash old commits, whose space comes back with the next garbage collection, or start pachd with a larger --etcd-quota"
 }
 
 // Unwrap gives what etcd said.
@@ -72,7 +89,7 @@ func (tx *Txn) fail(op string, err error) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrGRPCNoSpace):
 		tx.s.wakeRelief()
-		return &FullError{Err: err}
+		return &FullError{Space: tx.s.Space(), Remote: tx.s.etcd == nil, Err: err}
 	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrGRPCRequestTooLarge),
 		errors.Is(err, rpctypes.ErrTooManyOps), errors.Is(err, rpctypes.ErrGRPCTooManyOps):
 		return &TooLargeError{Ops: len(tx.writes)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -11,24 +12,46 @@ import (
 	"go.uber.org/zap"
 )
 
-// full is the size of the embedded database, in bytes, from which on it takes no
-// more data. What is left of the quota is for the transactions that free space.
-func (s *Store) full() int64 { return s.quota - max(s.quota/16, growth) }
+// Space is how full the database of etcd is.
+type Space struct {
+	Bytes, Quota int64 // of the file; a Quota of 0 is not known
+	// Alarm says that etcd itself takes no writes but deletions.
+	Alarm bool
+}
 
-// growth is more than the database grows by at a time, 16 MiB.
+// full is the size of a database, in bytes, from which on it takes no more data. What
+// is left of the quota is for the transactions that free space.
+func full(quota int64) int64 { return quota - max(quota/16, growth) }
+
+// growth is more than a database grows by at a time, 16 MiB.
 const growth = 24 << 20
 
-// Room says whether there is room for more data: *FullError when the embedded
-// database nears its quota, *disk.LowError when its disk does. It costs about a
+// MinQuota is the least quota that leaves room for data.
+const MinQuota = 4 * growth
+
+// Full tells whether there is no room for more data.
+func (sp Space) Full() bool { return sp.Alarm || sp.Quota > 0 && sp.Bytes >= full(sp.Quota) }
+
+// Filling tells whether there soon will be none: four fifths are used.
+func (sp Space) Filling() bool { return sp.Full() || sp.Quota > 0 && sp.Bytes >= full(sp.Quota)/5*4 }
+
+// Space says how full etcd is; of a remote one, how full it was some seconds ago.
+func (s *Store) Space() Space {
+	if s.etcd == nil {
+		return *s.seenSpace.Load()
+	}
+	// The alarm is not asked for, which takes a lock: it comes when the quota is reached.
+	return Space{Bytes: s.etcd.Server.Backend().Size(), Quota: s.quota}
+}
+
+// Room says whether there is room for more data: *FullError when etcd's database
+// nears its quota, *disk.LowError when the disk of the embedded one does. It costs about a
 // microsecond. Transactions are not held to it, so that whoever deletes something
 // is not refused; the callers of those that add data ask first.
 func (s *Store) Room() error {
-	if s.etcd == nil {
-		return nil
-	}
-	if s.etcd.Server.Backend().Size() >= s.full() {
+	if sp := s.Space(); sp.Full() {
 		s.wakeRelief()
-		return &FullError{Err: errors.New("the database is near its quota")}
+		return &FullError{Space: sp, Remote: s.etcd == nil}
 	}
 	return s.disk.Room()
 }
@@ -44,6 +67,9 @@ func (s *Store) wakeRelief() {
 // found it full it drops old revisions, gives free pages back and lifts etcd's
 // alarm, if that helped.
 func (s *Store) relieve(ctx context.Context, pause time.Duration) {
+	if len(s.etcd.Server.Alarms()) > 0 {
+		s.wakeRelief() // of the time before the start, perhaps under a smaller quota
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -52,17 +78,14 @@ func (s *Store) relieve(ctx context.Context, pause time.Duration) {
 		}
 		before := s.etcd.Server.Backend().Size()
 		err := s.makeRoom(ctx)
-		after := s.etcd.Server.Backend().Size()
+		after := s.Space()
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			s.log.Warn("make room in etcd", zap.Error(err))
-		case after >= s.full():
-			s.log.Warn("etcd is near its quota and takes no more data: delete repos, or squash commits",
-				zap.Int64("bytes", after), zap.Int64("quota", s.quota))
-		default:
-			s.log.Info("made room in etcd", zap.Int64("before", before), zap.Int64("after", after))
+		case !after.Full():
+			s.log.Info("made room in etcd", zap.Int64("before", before), zap.Int64("after", after.Bytes))
 		}
 		select {
 		case <-ctx.Done():
@@ -70,6 +93,76 @@ func (s *Store) relieve(ctx context.Context, pause time.Duration) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// observe watches how full etcd is until ctx ends, and says so in the log when it
+// begins to fill, takes no more data, and does again.
+func (s *Store) observe(ctx context.Context, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	var woken chan struct{}
+	if s.etcd == nil {
+		woken = s.relief // somebody was refused: how it is now counts
+	}
+	var was Space
+	for {
+		if s.etcd == nil {
+			if sp, err := s.askSpace(ctx); err == nil {
+				s.seenSpace.Store(&sp)
+			} else if ctx.Err() == nil {
+				s.log.Debug("ask etcd for its size", zap.Error(err))
+			}
+		}
+		now := s.Space()
+		fields := []zap.Field{zap.Int64("bytes", now.Bytes), zap.Int64("quota", now.Quota)}
+		switch {
+		case now.Full() && !was.Full():
+			s.log.Warn("ETCD IS NEAR ITS QUOTA and takes no more data: "+remedy(s.etcd == nil), fields...)
+		case now.Filling() && !was.Filling():
+			s.log.Warn("etcd fills up: from 15/16 of its quota on it takes no more data; squash commits or delete repos, or raise the quota", fields...)
+		case was.Full() && !now.Full():
+			s.log.Info("etcd takes data again", fields...)
+		}
+		was = now
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-woken:
+		}
+	}
+}
+
+// askSpace asks the members of a remote cluster: the largest database counts, and
+// the smallest quota.
+func (s *Store) askSpace(ctx context.Context) (Space, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	sp := Space{}
+	var answered bool
+	var errs []error
+	for _, endpoint := range s.client.Endpoints() {
+		st, err := s.client.Status(ctx, endpoint)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		answered = true
+		sp.Bytes = max(sp.Bytes, st.DbSize)
+		if q := st.DbSizeQuota; q > 0 && (sp.Quota == 0 || q < sp.Quota) {
+			sp.Quota = q
+		}
+		for _, text := range st.Errors {
+			sp.Alarm = sp.Alarm || strings.Contains(text, etcdserverpb.AlarmType_NOSPACE.String())
+		}
+	}
+	if !answered {
+		return Space{}, errors.Join(errs...)
+	}
+	if sp.Quota == 0 {
+		sp.Quota = s.quota // etcd before 3.6 does not tell
+	}
+	return sp, nil
 }
 
 func (s *Store) makeRoom(ctx context.Context) error {
@@ -88,8 +181,8 @@ func (s *Store) makeRoom(ctx context.Context) error {
 			return fmt.Errorf("defragment: %w", err)
 		}
 	}
-	if backend.Size() >= s.full() {
-		return nil
+	if backend.Size() >= s.quota-2*maxRequestBytes {
+		return nil // the alarm would be back with the next write
 	}
 	for _, a := range s.etcd.Server.Alarms() {
 		if a.Alarm != etcdserverpb.AlarmType_NOSPACE {

@@ -32,7 +32,8 @@ type Config struct {
 	Prefix string
 	// Logger gets warnings of etcd; nil discards them.
 	Logger *zap.Logger
-	// QuotaBytes bounds the embedded database; default 8 GiB.
+	// QuotaBytes bounds the embedded database, and is taken for that of a remote one which
+	// does not tell its own; default 8 GiB, MinQuota at least.
 	QuotaBytes int64
 	// CompactionRetention is how long the embedded etcd keeps old revisions, which
 	// bounds how long a snapshot or a disconnected watch may last; default 5 min.
@@ -43,14 +44,19 @@ type Config struct {
 	// ReliefPause is the least time between two attempts to make room in an embedded
 	// database that nears its quota; writers wait during one. Default 10 s.
 	ReliefPause time.Duration
+	// SpaceInterval is how often it is looked at how full the database is; default 2 s.
+	SpaceInterval time.Duration
 	// DefragInterval is how often the embedded database gives free pages back to
 	// the disk, if at least half of it is free; default 1 h.
 	DefragInterval time.Duration
 }
 
+// DefaultQuota is the default of Config.QuotaBytes: what etcd advises not to go beyond.
+const DefaultQuota = 8 << 30
+
 const (
+	defaultSpace     = 2 * time.Second
 	defaultPrefix    = "minipachd/"
-	defaultQuota     = 8 << 30
 	defaultRetention = 5 * time.Minute
 	defaultDefrag    = time.Hour
 	defaultRelief    = 10 * time.Second
@@ -72,8 +78,10 @@ type Store struct {
 	clean  func()      // removes socket files of the embedded server
 	// closing silences the embedded server, which calls its own end an error.
 	closing atomic.Bool
-	quota   int64         // of the embedded server, bytes
-	relief  chan struct{} // asks for room in it; holds one
+	quota   int64 // bytes
+	// seenSpace is that of a remote etcd when it was last asked.
+	seenSpace atomic.Pointer[Space]
+	relief    chan struct{} // asks for room in it; holds one
 }
 
 // Open starts the embedded etcd or connects to a remote one. A directory that
@@ -86,7 +94,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.Logger = zap.NewNop()
 	}
 	if cfg.QuotaBytes == 0 {
-		cfg.QuotaBytes = defaultQuota
+		cfg.QuotaBytes = DefaultQuota
+	}
+	if cfg.QuotaBytes < MinQuota {
+		return nil, fmt.Errorf("a quota of %d bytes leaves no room for data in etcd; want at least %d", cfg.QuotaBytes, MinQuota)
+	}
+	if cfg.SpaceInterval == 0 {
+		cfg.SpaceInterval = defaultSpace
 	}
 	if cfg.CompactionRetention == 0 {
 		cfg.CompactionRetention = defaultRetention
@@ -99,6 +113,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	background, stop := context.WithCancel(context.Background())
 	s := &Store{prefix: cfg.Prefix, log: cfg.Logger, stop: stop, clean: func() {}, quota: cfg.QuotaBytes, relief: make(chan struct{}, 1)}
+	s.seenSpace.Store(&Space{})
 	var err error
 	if len(cfg.Endpoints) == 0 {
 		err = s.openEmbedded(ctx, cfg)
@@ -114,6 +129,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.tasks.Go(func() { s.defragment(background, cfg.DefragInterval) })
 		s.tasks.Go(func() { s.relieve(background, cfg.ReliefPause) })
 	}
+	s.tasks.Go(func() { s.observe(background, cfg.SpaceInterval) })
 	return s, nil
 }
 
