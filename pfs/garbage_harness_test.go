@@ -94,9 +94,13 @@ func newFarm(t *testing.T) *farm {
 }
 
 // daemon runs a Service until the test ends or the returned function is called.
-func (f *farm) daemon(cfg GCConfig) (*Service, func()) {
+func (f *farm) daemon(gc GCConfig, edit ...func(*Config)) (*Service, func()) {
 	f.t.Helper()
-	svc, err := New(Config{Store: f.store, Bucket: f.bucket, GC: cfg})
+	cfg := Config{Store: f.store, Bucket: f.bucket, GC: gc}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	svc, err := New(cfg)
 	f.must(err)
 	f.must(svc.Init(f.ctx))
 	ctx, cancel := context.WithCancel(context.Background())

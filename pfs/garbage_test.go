@@ -326,3 +326,33 @@ func TestCollectGarbage_ByTheClock(t *testing.T) {
 		t.Errorf("objects left: %v", left)
 	}
 }
+
+// TestCollectGarbage_IsHurriedWhenEtcdIsFull: whoever is refused for want of room in etcd
+// makes the collection come early, since what was deleted holds space until then.
+func TestCollectGarbage_IsHurriedWhenEtcdIsFull(t *testing.T) {
+	f := newFarm(t)
+	start := time.Now().Round(0)
+	clock, waits := clocktest.NewTelling(start, 10)
+	s, _ := f.daemon(GCConfig{Clock: clock, Interval: time.Hour}, func(cfg *Config) {
+		cfg.Room = func() error { return &store.FullError{} }
+	})
+	want := func(at time.Duration) {
+		t.Helper()
+		select {
+		case got := <-waits:
+			if got.Sub(start) != at {
+				t.Fatalf("waits until %v after the start, want %v", got.Sub(start), at)
+			}
+		case <-f.ctx.Done():
+			t.Fatal("waits for nothing")
+		}
+	}
+	want(time.Minute)
+	clock.Advance(time.Minute)
+	want(time.Minute + time.Hour)
+	var full *store.FullError
+	if err := s.Room(); !errors.As(err, &full) {
+		t.Fatalf("room: %v", err)
+	}
+	want(2 * time.Minute)
+}

@@ -109,7 +109,6 @@ func New(cfg Config) (*Service, error) {
 		log:      cfg.Logger,
 		auth:     cfg.Auth,
 		clock:    cfg.Clock,
-		room:     cfg.Room,
 		projects: store.NewCollection[*pfspb.ProjectInfo](projectPrefix),
 		once:     store.NewCollection[*recordpb.IdempotencyRecord](oncePrefix),
 		repos:    store.NewCollection[*pfspb.RepoInfo](repoPrefix),
@@ -137,10 +136,22 @@ func New(cfg Config) (*Service, error) {
 		Store: cfg.Store, Bucket: cfg.Bucket, Chunks: s.chunks, Source: references{s}, Logger: cfg.Logger.Named("gc"),
 		LayerPrefix: layerPrefix, Interval: cfg.GC.Interval, Grace: cfg.GC.Grace, Fence: cfg.GC.Fence, Exclusive: cfg.GC.Exclusive, Clock: cfg.GC.Clock,
 	})
+	s.room = func() error {
+		err := cfg.Room()
+		var full *store.FullError
+		if errors.As(err, &full) {
+			s.garbage.Hurry() // what was deleted holds space until then
+		}
+		return err
+	}
 	cfg.Files.NewPins = func() fileset.Pins { return s.garbage.NewPins() }
 	s.files = fileset.New(s.chunks, cfg.Bucket, s, cfg.Files)
 	return s, nil
 }
+
+// Room says, by an error, that there is no space for more data. Calls that add files ask
+// by themselves.
+func (s *Service) Room() error { return s.room() }
 
 // Register adds the service to a gRPC server.
 func (s *Service) Register(r grpc.ServiceRegistrar) { pfspb.RegisterAPIServer(r, s) }

@@ -62,6 +62,8 @@ type adminServer struct {
 	secure       bool
 	// metadata returns what users have attached to the cluster.
 	metadata func(ctx context.Context) (map[string]string, error)
+	// space is what people should know of the space that is left, empty if nothing.
+	space func() string
 	// projectErr says why a project cannot be inspected, nil if it can.
 	projectErr func(ctx context.Context, name string) error
 }
@@ -75,6 +77,9 @@ func (a *adminServer) InspectCluster(ctx context.Context, req *adminpb.InspectCl
 		ProxyTls:     a.secure,
 		WebResources: &adminpb.WebResource{},
 		Warnings:     versionWarnings(req.GetClientVersion()),
+	}
+	if text := a.space(); text != "" {
+		info.Warnings = append(info.Warnings, "WARNING: "+text)
 	}
 	attached, err := a.metadata(ctx)
 	if err != nil {

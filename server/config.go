@@ -8,10 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pfs/remote"
+	"github.com/minipachd/minipachd/store"
 	"github.com/minipachd/minipachd/store/disk"
 )
 
@@ -26,6 +28,9 @@ type Config struct {
 	DataDir string
 	// EtcdEndpoints are those of an etcd cluster to use instead of the embedded one.
 	EtcdEndpoints []string
+	// EtcdQuota is how many bytes the database of the embedded etcd may have, and that of
+	// a cluster which does not tell its own quota (before etcd 3.6).
+	EtcdQuota int64
 	// EtcdUsername and EtcdPassword are sent to EtcdEndpoints when not empty.
 	EtcdUsername, EtcdPassword string
 	// EtcdCA, EtcdCert and EtcdKey are PEM files for TLS to EtcdEndpoints.
@@ -93,6 +98,8 @@ const (
 	DefaultMaxBackoff     = 5 * time.Minute
 	DefaultResetAfter     = 10 * time.Minute
 	DefaultLeaseTTL       = 10 * time.Second
+
+	DefaultEtcdQuota = store.DefaultQuota
 )
 
 // Defaults of Config.Idempotency.
@@ -131,6 +138,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.DiskReserve == 0 {
 		c.DiskReserve = disk.DefaultReserve
+	}
+	if c.EtcdQuota == 0 {
+		c.EtcdQuota = DefaultEtcdQuota
+	}
+	if c.EtcdQuota < store.MinQuota {
+		return c, fmt.Errorf("--etcd-quota is %s; want at least %s", humanize.IBytes(uint64(max(0, c.EtcdQuota))), humanize.IBytes(store.MinQuota))
 	}
 	if c.GCInterval == 0 {
 		c.GCInterval = DefaultGCInterval

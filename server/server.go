@@ -173,6 +173,7 @@ func (s *Server) openStore(ctx context.Context) (*store.Store, error) {
 		Password:    s.cfg.EtcdPassword,
 		Logger:      s.log.Named("etcd"),
 		DiskReserve: s.cfg.DiskReserve,
+		QuotaBytes:  s.cfg.EtcdQuota,
 	}
 	if s.cfg.EtcdCA != "" || s.cfg.EtcdCert != "" {
 		var err error
@@ -232,7 +233,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.ForceServerCodecV2(frame.Codec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
-		grpc.ChainUnaryInterceptor(g.unary, transactions.Unary),
+		grpc.ChainUnaryInterceptor(g.unary, refuseGrowth(s.pfs.Room), transactions.Unary),
 		grpc.ChainStreamInterceptor(g.stream),
 		grpc.UnknownServiceHandler(unknownMethod),
 		// Clients ping every 20 s, also without streams.
@@ -256,6 +257,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		address:      s.Addr(),
 		secure:       s.cfg.Secure(),
 		metadata:     attached.Cluster,
+		space:        s.store.Warning,
 		projectErr: func(ctx context.Context, name string) error {
 			if c, _ := auth.CallerOf(ctx); s.auth.Active() && c.Anonymous() {
 				return nil // who is not known learns nothing of projects

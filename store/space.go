@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -27,7 +28,7 @@ func full(quota int64) int64 { return quota - max(quota/16, growth) }
 const growth = 24 << 20
 
 // MinQuota is the least quota that leaves room for data.
-const MinQuota = 4 * growth
+const MinQuota = 2 * growth
 
 // Full tells whether there is no room for more data.
 func (sp Space) Full() bool { return sp.Alarm || sp.Quota > 0 && sp.Bytes >= full(sp.Quota) }
@@ -54,6 +55,20 @@ func (s *Store) Room() error {
 		return &FullError{Space: sp, Remote: s.etcd == nil}
 	}
 	return s.disk.Room()
+}
+
+// Warning is what people should know of the space that is left in etcd, empty if
+// there is enough.
+func (s *Store) Warning() string {
+	sp := s.Space()
+	switch {
+	case sp.Full():
+		return (&FullError{Space: sp, Remote: s.etcd == nil}).Error()
+	case sp.Filling():
+		return fmt.Sprintf("etcd fills up: it has %s of its quota of %s, and takes no more data from %s on", humanize.IBytes(uint64(sp.Bytes)),
+			humanize.IBytes(uint64(sp.Quota)), humanize.IBytes(uint64(full(sp.Quota))))
+	}
+	return ""
 }
 
 func (s *Store) wakeRelief() {
@@ -117,9 +132,9 @@ func (s *Store) observe(ctx context.Context, every time.Duration) {
 		fields := []zap.Field{zap.Int64("bytes", now.Bytes), zap.Int64("quota", now.Quota)}
 		switch {
 		case now.Full() && !was.Full():
-			s.log.Warn("ETCD IS NEAR ITS QUOTA and takes no more data: "+remedy(s.etcd == nil), fields...)
+			s.log.Warn("WRITES ARE REFUSED: "+s.Warning(), fields...)
 		case now.Filling() && !was.Filling():
-			s.log.Warn("etcd fills up: from 15/16 of its quota on it takes no more data; squash commits or delete repos, or raise the quota", fields...)
+			s.log.Warn(s.Warning(), fields...)
 		case was.Full() && !now.Full():
 			s.log.Info("etcd takes data again", fields...)
 		}

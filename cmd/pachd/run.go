@@ -39,7 +39,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // command declares every flag; each has an environment variable of the same
 // name, PACHD_ in front, upper case, dashes as underscores.
 func command(stdout, stderr io.Writer) *cobra.Command {
-	cfg := server.Config{DiskReserve: disk.DefaultReserve, MemoryLimit: server.DefaultMemoryLimit, URLs: remote.Policy{MaxBytes: remote.DefaultMaxBytes}}
+	cfg := server.Config{DiskReserve: disk.DefaultReserve, MemoryLimit: server.DefaultMemoryLimit, EtcdQuota: server.DefaultEtcdQuota, URLs: remote.Policy{MaxBytes: remote.DefaultMaxBytes}}
 	var logLevel, rootTokenFile string
 	cmd := &cobra.Command{
 		Use:   "pachd",
@@ -98,6 +98,7 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringSliceVar(&cfg.Apply, "apply", nil, "spec file (JSON or YAML) whose pipelines are created, or updated if they differ; may be repeated")
 	f.StringVar(&cfg.Bucket, "bucket", "", "URL of the object store: file:///path, or mem:// for a throw-away one (default: the folder objects of --data-dir)")
 	f.Var(&byteSize{&cfg.DiskReserve}, "disk-reserve", "free space kept on the disks of --data-dir and --bucket: below it data is refused, and below half of it every write; 0 keeps none")
+	f.Var(&byteSize{&cfg.EtcdQuota}, "etcd-quota", "size that the database of the embedded etcd may reach; data is refused a sixteenth before. Also of --etcd-endpoints before etcd 3.6, which do not tell theirs")
 	f.Var(&byteSize{&cfg.MemoryLimit}, "memory-limit", "memory that the garbage collector keeps pachd near, without the pages of etcd's file; 0 for none")
 	f.StringVar(&cfg.Runtime, "runtime", server.DefaultRuntime, "how workers are started: process (local processes)")
 	f.StringVar(&cfg.SecretKeyFile, "secret-key-file", "", "file with the key that secrets are encrypted with, 64 hexadecimal digits (default: secret.key in --data-dir, made at the first start)")

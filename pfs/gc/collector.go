@@ -86,6 +86,7 @@ type Collector struct {
 	last    store.Collection[*recordpb.GarbageReport]
 	deletes *rate.Limiter
 	reads   *rate.Limiter
+	hurry   chan struct{} // asks for a collection; holds one
 }
 
 // New returns a collector; it starts nothing.
@@ -114,6 +115,15 @@ func New(cfg Config) *Collector {
 		last:    store.NewCollection[*recordpb.GarbageReport](lastKey),
 		deletes: rate.NewLimiter(rate.Limit(cfg.Rate), cfg.Rate),
 		reads:   rate.NewLimiter(rate.Limit(cfg.ReadRate), cfg.ReadRate),
+		hurry:   make(chan struct{}, 1),
+	}
+}
+
+// Hurry asks Run for a collection before the interval is over, since space is wanted.
+func (c *Collector) Hurry() {
+	select {
+	case c.hurry <- struct{}{}:
+	default: // it was asked already
 	}
 }
 
@@ -149,15 +159,15 @@ func (c *Collector) Run(ctx context.Context) error {
 }
 
 // settleTime is the longest time after the start before the first collection, so
-// that a daemon which never runs for an interval collects too.
+// that a daemon which never runs for an interval collects too, and the shortest
+// between two, however much somebody hurries.
 const settleTime = time.Minute
 
 func (c *Collector) runSchedule(ctx context.Context) error {
 	earliest := c.clock.Now().Add(min(c.cfg.Interval, settleTime))
-	for {
+	for hurried := false; ; {
 		due := earliest
-		last, err := c.Last(ctx)
-		if err == nil && last != nil {
+		if last, err := c.Last(ctx); err == nil && last != nil && !hurried {
 			if next := last.GetFinished().AsTime().Add(c.cfg.Interval); next.After(due) {
 				due = next
 			}
@@ -165,10 +175,15 @@ func (c *Collector) runSchedule(ctx context.Context) error {
 		fires, stop := c.clock.Timer(due)
 		select {
 		case <-fires:
+		case <-c.hurry:
+			stop()
+			hurried = true
+			continue
 		case <-ctx.Done():
 			stop()
 			return ctx.Err()
 		}
+		hurried = false
 		var busy *BusyError
 		if _, err := c.Collect(ctx); err != nil && ctx.Err() == nil && !errors.As(err, &busy) {
 			c.log.Warn("garbage collection", zap.Error(err))
