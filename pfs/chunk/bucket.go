@@ -30,6 +30,10 @@ type Bucket interface {
 	// Sync of the key, begun after Put returned, has returned. Parts may be reused
 	// after Put.
 	Put(ctx context.Context, key string, parts ...[]byte) error
+	// Begin is Put of an object that comes piece by piece: it writes to nothing that
+	// others see before the object's Put. The caller ends it with Put or Abort; the
+	// context must last until then.
+	Begin(ctx context.Context, key string) (Object, error)
 	// Get returns up to n bytes from off, all the rest if n is negative. A range
 	// beyond the end is cut short, possibly to nothing. The caller owns the result.
 	// A missing key gives an error that is ErrNotFound.

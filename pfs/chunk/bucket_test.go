@@ -25,6 +25,7 @@ func TestBucket_Contract(t *testing.T) {
 			defer b.Close()
 			t.Run("keys", func(t *testing.T) { bucketKeys(t, b) })
 			t.Run("cancelled", func(t *testing.T) { bucketCancelled(t, b) })
+			t.Run("pieces", func(t *testing.T) { bucketPieces(t, b) })
 			t.Run("order", func(t *testing.T) { bucketOrder(t, b) })
 			t.Run("concurrent", func(t *testing.T) { bucketConcurrent(t, b) })
 		})
@@ -58,6 +59,62 @@ func bucketKeys(t *testing.T, b Bucket) {
 	got[0] = 'Y'
 	if again, err := b.Get(t.Context(), "k/reused", 0, -1); err != nil || string(again) != "reused" {
 		t.Errorf("the bucket gave away its own memory: %q, %v", again, err)
+	}
+}
+
+func bucketPieces(t *testing.T, b Bucket) {
+	begin := func(ctx context.Context, pieces ...string) Object {
+		t.Helper()
+		o, err := b.Begin(ctx, "p/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pieces {
+			if n, err := o.Write([]byte(p)); n != len(p) || err != nil {
+				t.Fatalf("write %q: %d, %v", p, n, err)
+			}
+		}
+		return o
+	}
+	want := func(content string) {
+		t.Helper()
+		got, err := b.Get(t.Context(), "p/1", 0, -1)
+		if content == "" && errors.Is(err, ErrNotFound) {
+			return
+		}
+		if err != nil || string(got) != content {
+			t.Errorf("got %q, %v; want %q", got, err, content)
+		}
+		for o, err := range b.List(t.Context(), "") {
+			if err != nil || strings.HasPrefix(o.Key, tmpDir) {
+				t.Errorf("the listing has %q, %v", o.Key, err)
+			}
+		}
+	}
+	o := begin(t.Context(), "lost")
+	want("")
+	o.Abort()
+	want("")
+	o = begin(t.Context(), "one ", "", "two")
+	want("")
+	if err := o.Put(); err != nil {
+		t.Fatal(err)
+	}
+	o.Abort()
+	want("one two")
+	ctx, cancel := context.WithCancel(t.Context())
+	o = begin(ctx, "three")
+	cancel()
+	if err := o.Put(); !errors.Is(err, context.Canceled) {
+		t.Errorf("put after the context's end: %v", err)
+	}
+	want("one two")
+	if o, err := b.Begin(t.Context(), "tmp/x"); err == nil {
+		o.Abort()
+		t.Error("a key in tmp/ was accepted")
+	}
+	if err := b.Delete(t.Context(), "p/1"); err != nil {
+		t.Error(err)
 	}
 }
 

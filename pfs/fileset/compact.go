@@ -112,14 +112,14 @@ func KeepDeletions() CompactOption { return func(drop *bool) { *drop = false } }
 // is left; the caller releases it. Chunks that it takes over from the folded
 // layers are not pinned: it may be stored only by a transaction that compares a
 // record which refers to all of these. What Compact holds in memory is a block
-// and the compressed layer.
+// of each layer, and the index of the new one.
 func (s *Storage) Compact(ctx context.Context, stack []*recordpb.LayerRef, lo, hi int, opts ...CompactOption) (*Layer, error) {
 	bottom := lo == 0
 	for _, o := range opts {
 		o(&bottom)
 	}
 	h := &held{make: s.opt.NewPins}
-	w := s.newObjectWriter(h)
+	w := s.newObjectWriter(ctx, h)
 	if err := s.eachFolded(ctx, stack[lo:hi], bottom, nil, func(e *entry) error {
 		packed, err := s.repack(ctx, h, e)
 		if err == nil {
@@ -127,10 +127,11 @@ func (s *Storage) Compact(ctx context.Context, stack []*recordpb.LayerRef, lo, h
 		}
 		return err
 	}); err != nil {
+		w.abort()
 		h.release()
 		return nil, fmt.Errorf("fold %d layers: %w", hi-lo, err)
 	}
-	l, err := w.finish(ctx)
+	l, err := w.finish()
 	if err != nil || l == nil {
 		h.release()
 	}

@@ -62,14 +62,20 @@ type blockID struct {
 }
 
 // objectWriter builds a layer in the bucket from sorted entries. What it holds
-// in memory is the compressed object and its index.
+// in memory are some compressed blocks and the index.
 type objectWriter struct {
 	s       *Storage
+	ctx     context.Context
 	held    *held
 	cur     encoder
-	first   fileKey // of the current block
-	count   uint64  // entries of the current block
-	out     []byte
+	first   fileKey      // of the current block
+	count   uint64       // entries of the current block
+	out     []byte       // compressed, and not written yet
+	written uint64       // bytes before out
+	object  chunk.Object // nil before the first write
+	id      []byte
+	key     string // of the object
+	failed  error
 	index   []blockRef
 	trees   []string
 	entries uint64
@@ -82,7 +88,36 @@ type objectWriter struct {
 	smallBytes int64
 }
 
-func (s *Storage) newObjectWriter(h *held) *objectWriter { return &objectWriter{s: s, held: h} }
+// maxUnwritten is how many compressed bytes are kept before they are written.
+const maxUnwritten = 4 << 20
+
+// newObjectWriter makes a writer, which ends with finish or abort.
+func (s *Storage) newObjectWriter(ctx context.Context, h *held) *objectWriter {
+	return &objectWriter{s: s, ctx: ctx, held: h}
+}
+
+// write hands the compressed bytes to the bucket. A failure shows at the end.
+func (w *objectWriter) write() {
+	if w.failed == nil && w.object == nil {
+		w.id = newID()
+		name := hex.EncodeToString(w.id)
+		w.key = "layer/" + name[len(name)-2:] + "/" + name
+		w.object, w.failed = w.s.bucket.Begin(w.ctx, w.key)
+	}
+	if w.failed == nil {
+		_, w.failed = w.object.Write(w.out)
+	}
+	w.written += uint64(len(w.out))
+	w.out = w.out[:0]
+}
+
+// abort gives up what was written.
+func (w *objectWriter) abort() {
+	if w.object != nil {
+		w.object.Abort()
+		w.object = nil
+	}
+}
 
 // keeps tells whether the writer holds on to the next entry.
 func (w *objectWriter) keeps() bool { return w.smallBytes <= maxInline }
@@ -117,19 +152,23 @@ func (w *objectWriter) flush() {
 	if w.count == 0 {
 		return
 	}
-	off := uint64(len(w.out))
+	off := len(w.out)
 	w.out = w.s.zip.enc.EncodeAll(w.cur.buf, w.out)
 	w.index = append(w.index, blockRef{
-		path: w.first.path, datum: w.first.datum, off: off, size: uint64(len(w.out)) - off,
+		path: w.first.path, datum: w.first.datum, off: w.written + uint64(off), size: uint64(len(w.out) - off),
 		entries: w.count, sum: crc32.Checksum(w.out[off:], castagnoli),
 	})
+	if len(w.out) >= maxUnwritten {
+		w.write()
+	}
 	w.cur = encoder{buf: w.cur.buf[:0]}
 	w.count = 0
 }
 
 // finish stores the layer, inline if it is small enough, and makes it durable.
 // No entries give no layer.
-func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
+func (w *objectWriter) finish() (*Layer, error) {
+	defer w.abort() // does nothing after its Put
 	if w.entries == 0 {
 		return nil, nil
 	}
@@ -144,31 +183,32 @@ func (w *objectWriter) finish(ctx context.Context) (*Layer, error) {
 	index := w.encodeIndex()
 	off := len(w.out)
 	w.out = w.s.zip.enc.EncodeAll(index, w.out)
-	footer := binary.LittleEndian.AppendUint64(nil, uint64(off))
-	footer = binary.LittleEndian.AppendUint32(footer, crc32.Checksum(w.out[off:], castagnoli))
-	footer = append(footer, footerMagic...)
-
-	id := newID()
-	name := hex.EncodeToString(id)
-	key := "layer/" + name[len(name)-2:] + "/" + name
-	if err := w.held.Pin(ctx, key); err != nil {
+	sum := crc32.Checksum(w.out[off:], castagnoli)
+	w.out = binary.LittleEndian.AppendUint64(w.out, w.written+uint64(off))
+	w.out = binary.LittleEndian.AppendUint32(w.out, sum)
+	w.out = append(w.out, footerMagic...)
+	w.write()
+	err := w.failed
+	if err == nil {
+		err = w.held.Pin(w.ctx, w.key) // before anybody can see the object
+	}
+	if err == nil {
+		err = w.object.Put()
+	}
+	if err == nil {
+		err = w.s.bucket.Sync(w.ctx, w.key)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("store layer: %w", err)
 	}
-	if err := w.s.bucket.Put(ctx, key, w.out, footer); err != nil {
-		return nil, fmt.Errorf("store layer: %w", err)
-	}
-	if err := w.s.bucket.Sync(ctx, key); err != nil {
-		return nil, fmt.Errorf("store layer: %w", err)
-	}
-	size := uint64(len(w.out) + len(footer))
 	l := &Layer{
-		Ref:     &recordpb.LayerRef{Id: id, EncodedBytes: size, Entries: w.entries},
-		Record:  &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Object{Object: &recordpb.LayerObject{Key: key, Size: size}}},
+		Ref:     &recordpb.LayerRef{Id: w.id, EncodedBytes: w.written, Entries: w.entries},
+		Record:  &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Object{Object: &recordpb.LayerObject{Key: w.key, Size: w.written}}},
 		Content: w.content,
 		Pins:    w.held.used(),
 		plain:   w.plain,
 	}
-	w.s.open.Put(string(id), &layer{id: name, key: key, trees: w.trees, index: w.index}, indexCost(w.index, w.trees))
+	w.s.open.Put(string(w.id), &layer{id: hex.EncodeToString(w.id), key: w.key, trees: w.trees, index: w.index}, indexCost(w.index, w.trees))
 	return l, nil
 }
 

@@ -323,7 +323,7 @@ func (w *Writer) spill() error {
 		}
 		w.chunks = nil
 	}
-	out := w.s.newObjectWriter(w.held)
+	out := w.s.newObjectWriter(w.ctx, w.held)
 	trees := make([]string, 0, len(w.trees))
 	for t := range w.trees {
 		trees = append(trees, t)
@@ -345,7 +345,7 @@ func (w *Writer) spill() error {
 	for _, t := range trees {
 		out.add(&entry{path: t, op: opDeleteTree})
 	}
-	l, err := out.finish(w.ctx)
+	l, err := out.finish()
 	if err != nil {
 		return err
 	}
