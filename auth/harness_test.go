@@ -59,7 +59,7 @@ func newEnv(t testing.TB, change ...func(*Config)) *env {
 func newDaemon(t testing.TB, st *store.Store, change ...func(*Config)) *env {
 	t.Helper()
 	clk, waits := clocktest.NewTelling(time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), 100)
-	cfg := Config{Store: st, Clock: clk, Preview: true}
+	cfg := Config{Store: st, Clock: clk}
 	for _, c := range change {
 		c(&cfg)
 	}

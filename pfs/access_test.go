@@ -44,7 +44,7 @@ func openAs(t *testing.T, subject string) (m *metaServer, activate func()) {
 	t.Helper()
 	var a *auth.Service
 	svc, closeStorage := openService(t, t.TempDir(), func(cfg *Config) {
-		a = auth.New(auth.Config{Store: cfg.Store, Preview: true})
+		a = auth.New(auth.Config{Store: cfg.Store})
 		if err := a.Init(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,7 @@ import (
 // has the id may read, cached results, which only their owner finds, and the storage
 // below, which tells of everybody's data.
 func TestWireAuth_FileSetsAndStorage(t *testing.T) {
-	w := newWire(t, "--auth-preview")
+	w := newWire(t)
 	w.ok("pfs_v2.API/PutCache", `{"key":"before","value":{"@type":"type.googleapis.com/google.protobuf.StringValue","value":"x"}}`)
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
 	w.mustAs("root", "pfs_v2.API/ActivateAuth", `{}`)
