@@ -34,7 +34,7 @@ type subject struct{ repo, dir, path string }
 // The curves that -grow takes.
 func growths() map[string]growth {
 	return map[string]growth{
-		"commits": {"commits in the repo", []int{100, 1000, 10_000, 100_000, 1_000_000}, func(d *daemon) load { return &manyCommits{d: d} }},
+		"commits": {"commits in the repo", []int{100, 1000, 10_000, 100_000, 300_000, 1_000_000}, func(d *daemon) load { return &manyCommits{d: d} }},
 		"files":   {"files in the commit", []int{1000, 100_000, 5_000_000}, func(d *daemon) load { return &manyFiles{d: d} }},
 		"repos":   {"repos", []int{1, 100, 1000, 10_000}, func(d *daemon) load { return &manyRepos{d: d} }},
 		"spouts":  {"spouts that commit, each once in 10 s", []int{1, 100, 1000}, func(d *daemon) load { return &manySpouts{d: d} }},

@@ -15,7 +15,7 @@ import (
 )
 
 // growClients is how many clients commit at a time: those on one branch share transactions.
-const growClients = 32
+const growClients = 96
 
 // commitSmall makes a one-shot commit of a file of 100 bytes.
 func (d *daemon) commitSmall(ctx context.Context, name, path string) error {

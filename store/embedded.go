@@ -61,6 +61,9 @@ func (s *Store) openEmbedded(ctx context.Context, cfg Config) error {
 	c.MaxRequestBytes = maxRequestBytes
 	c.AutoCompactionMode = "periodic"
 	c.AutoCompactionRetention = cfg.CompactionRetention.String()
+	// Entries of its log stay in memory for followers that are slow, 5000 by default, and
+	// there are none. At the start, those since the last snapshot are read into memory.
+	c.SnapshotCatchUpEntries, c.SnapshotCount = 100, 2000
 	// One member elects itself: no reason to wait long for others.
 	c.TickMs, c.ElectionMs = 10, 100
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(s.log, &s.closing))
