@@ -17,9 +17,13 @@ import (
 // growClients is how many clients commit at a time: those on one branch share transactions.
 const growClients = 96
 
-// commitSmall makes a one-shot commit of a file of 100 bytes.
+// commitSmall makes a one-shot commit of a file of 100 bytes, instead of what it was:
+// without the deletion they would be put at its end.
 func (d *daemon) commitSmall(ctx context.Context, name, path string) error {
 	return d.modify(ctx, name, func(send func(*pfspb.ModifyFileRequest) error) error {
+		if err := send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_DeleteFile{DeleteFile: &pfspb.DeleteFile{Path: path}}}); err != nil {
+			return err
+		}
 		return send(addFile(path, make([]byte, 100)))
 	})
 }
@@ -135,7 +139,7 @@ func (m *manySpouts) subject(i int) subject {
 // connection that it keeps. It starts no other program. Standard input has the body.
 const spoutScript = `
 body=$(cat)
-rest=$((RANDOM % 10)).$((RANDOM % 10))
+rest=$((RANDOM % 10)).$((RANDOM % 9 + 1)) # not 0, which would not wait
 while true; do
   exec 3<>/dev/tcp/$PACHD_SERVICE_HOST/$PACHD_SERVICE_PORT || exit 1
   while true; do
@@ -161,7 +165,9 @@ func (m *manySpouts) growTo(ctx context.Context, n int) error {
 	err := concurrently(ctx, first, n, func(ctx context.Context, i int) error {
 		var body []byte
 		for _, r := range []*pfspb.ModifyFileRequest{
-			{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head(m.name(i))}}, addFile("/dir/0", make([]byte, 100)),
+			{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head(m.name(i))}},
+			{Body: &pfspb.ModifyFileRequest_DeleteFile{DeleteFile: &pfspb.DeleteFile{Path: "/dir/0"}}},
+			addFile("/dir/0", make([]byte, 100)),
 		} {
 			line, err := protojson.Marshal(r)
 			if err != nil {
