@@ -17,6 +17,8 @@ const (
 	minInterval = 100 * time.Millisecond
 	maxMisses   = 1000
 	maxAge      = 100 * 365 * 24 * time.Hour
+	maxFactor   = 100
+	maxJitter   = 0.5
 )
 
 // validateKeeping checks how a spout's workers are to be kept alive.
@@ -36,6 +38,13 @@ func validateKeeping(req *ppspb.CreatePipelineRequest) error {
 	first, longest := restart.GetInitialBackoff(), restart.GetMaxBackoff()
 	if first != nil && longest != nil && longest.AsDuration() < first.AsDuration() {
 		return invalid("spout.restart.max_backoff (%v) must not be shorter than spout.restart.initial_backoff (%v)", longest.AsDuration(), first.AsDuration())
+	}
+	// NaN is between nothing.
+	if f := restart.GetFactor(); restart != nil && restart.Factor != nil && !(f >= 1 && f <= maxFactor) {
+		return invalid("spout.restart.factor must be between 1 and %d, not %v", maxFactor, f)
+	}
+	if j := restart.GetJitter(); !(j >= 0 && j <= maxJitter) {
+		return invalid("spout.restart.jitter must be between 0 and %v, not %v", maxJitter, j)
 	}
 	if err := validateCommits(spout); err != nil || spout.GetLiveness() == nil {
 		return err

@@ -12,7 +12,11 @@ func TestValidate_KeepingAlive(t *testing.T) {
 	for spout, want := range map[string]string{
 		`{}`: "",
 		`{"restart": {"initial_backoff": "2s", "maxBackoff": "2s", "reset_after": "60s"}, "grace_period": "0s"}`: "",
-		`{"liveness": {"tcp": {"port": 80}, "interval": "1s", "timeout": "0.5s", "failure_threshold": 1}}`:       "",
+		`{"restart": {"factor": 1, "jitter": 0}}`: "",
+		`{"restart": {"factor": 0}}`:              "spout.restart.factor must be between 1 and 100, not 0",
+		`{"restart": {"factor": "NaN"}}`:          "spout.restart.factor must be between 1 and 100, not NaN",
+		`{"restart": {"jitter": 0.6}}`:            "spout.restart.jitter must be between 0 and 0.5, not 0.6",
+		`{"liveness": {"tcp": {"port": 80}, "interval": "1s", "timeout": "0.5s", "failure_threshold": 1}}`: "",
 		`{"liveness": {"http": {"port": 80}}}`:                                          "",
 		`{"liveness": {"http": {"port": 80, "path": "/a?b=c"}, "initial_delay": "0s"}}`: "",
 		`{"liveness": {"exec": {"command": ["true"]}}}`:                                 "",

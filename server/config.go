@@ -71,6 +71,9 @@ type Config struct {
 	// InitialBackoff, MaxBackoff and ResetAfter are the pauses between starts of a
 	// worker, and how long it must be up for them to begin anew.
 	InitialBackoff, MaxBackoff, ResetAfter time.Duration
+	// BackoffFactor is from one such pause to the next, and BackoffJitter the share by
+	// which each varies at random; negative for not at all.
+	BackoffFactor, BackoffJitter float64
 	// LeaseTTL is how long after a daemon's death others run its spouts.
 	LeaseTTL time.Duration
 	// TLSCert and TLSKey are the PEM files of the port's certificate and its key,
@@ -97,6 +100,8 @@ const (
 	DefaultInitialBackoff = time.Second
 	DefaultMaxBackoff     = 5 * time.Minute
 	DefaultResetAfter     = 10 * time.Minute
+	DefaultBackoffFactor  = 2.0
+	DefaultBackoffJitter  = 0.2
 	DefaultLeaseTTL       = 10 * time.Second
 
 	DefaultEtcdQuota = store.DefaultQuota
@@ -168,6 +173,14 @@ func (c Config) withDefaults() (Config, error) {
 		if *d.value < d.least {
 			return c, fmt.Errorf("--%s is %v; want at least %v", d.flag, *d.value, d.least)
 		}
+	}
+	c.BackoffFactor = cmp.Or(c.BackoffFactor, DefaultBackoffFactor)
+	c.BackoffJitter = cmp.Or(c.BackoffJitter, DefaultBackoffJitter)
+	if !(c.BackoffFactor >= 1 && c.BackoffFactor <= 100) {
+		return c, fmt.Errorf("--backoff-factor is %v; want 1 to 100", c.BackoffFactor)
+	}
+	if !(c.BackoffJitter <= 0.5) {
+		return c, fmt.Errorf("--backoff-jitter is %v; want 0 to 0.5", c.BackoffJitter)
 	}
 	if c.MaxBackoff < c.InitialBackoff {
 		return c, fmt.Errorf("--max-backoff (%v) is shorter than --initial-backoff (%v)", c.MaxBackoff, c.InitialBackoff)

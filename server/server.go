@@ -138,7 +138,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.sched = scheduler.New(scheduler.Config{
 		Store: s.store, Runtime: s.runtime, Logs: s.logs, Logger: s.log.Named("scheduler"),
 		Address: s.dialAddr(), Advertise: s.advertised(), TLSKey: s.peers.key, DataDir: s.dir.path, Grace: cfg.Grace, Secrets: kept, Output: pps.Output{PFS: s.pfs},
-		InitialBackoff: cfg.InitialBackoff, MaxBackoff: cfg.MaxBackoff, ResetAfter: cfg.ResetAfter, LeaseTTL: cfg.LeaseTTL,
+		InitialBackoff: cfg.InitialBackoff, MaxBackoff: cfg.MaxBackoff, ResetAfter: cfg.ResetAfter, Factor: cfg.BackoffFactor, Jitter: cfg.BackoffJitter, LeaseTTL: cfg.LeaseTTL,
 	})
 	s.grpc = s.newGRPC()
 	return s, nil

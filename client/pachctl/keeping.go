@@ -38,6 +38,12 @@ func showKeeping(s *session, t *table, d *ppspb.PipelineInfo_Details) {
 		if r.MaxBackoff != nil {
 			parts = append(parts, fmt.Sprintf("longest %v", r.MaxBackoff.AsDuration()))
 		}
+		if r.Factor != nil {
+			parts = append(parts, fmt.Sprintf("each %v times the one before", r.GetFactor()))
+		}
+		if r.Jitter != nil {
+			parts = append(parts, fmt.Sprintf("varied by %v", r.GetJitter()))
+		}
 		if r.ResetAfter != nil {
 			parts = append(parts, fmt.Sprintf("anew after %v up", r.ResetAfter.AsDuration()))
 		}

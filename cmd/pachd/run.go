@@ -72,6 +72,14 @@ lists are separated by commas. A flag on the command line wins.`,
 			if cfg.GCGrace == 0 {
 				cfg.GCGrace = -1
 			}
+			switch {
+			case cfg.BackoffFactor == 0:
+				return errors.New("--backoff-factor is 0; want 1 to 100")
+			case cfg.BackoffJitter < 0:
+				return errors.New("--backoff-jitter must not be negative; 0 is none")
+			case cfg.BackoffJitter == 0:
+				cfg.BackoffJitter = -1
+			}
 			var err error
 			if cfg.RootToken, err = rootToken(rootTokenFile, os.LookupEnv); err != nil {
 				return err
@@ -116,8 +124,10 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&cfg.URLs.FileRoot, "url-file-root", "", "directory of this machine that file:// URLs may read and write (default: none)")
 	f.DurationVar(&cfg.URLs.Timeout, "url-timeout", remote.DefaultTimeout, "time that taking from, or writing to, one URL may last")
 	f.Var(&byteSize{&cfg.URLs.MaxBytes}, "url-max-bytes", "bytes that may be taken from one URL")
-	f.DurationVar(&cfg.InitialBackoff, "initial-backoff", server.DefaultInitialBackoff, "pause before a worker that failed is started again; doubles with each failure in a row")
+	f.DurationVar(&cfg.InitialBackoff, "initial-backoff", server.DefaultInitialBackoff, "pause before a worker that failed is started again; grows with each failure in a row")
 	f.DurationVar(&cfg.MaxBackoff, "max-backoff", server.DefaultMaxBackoff, "longest such pause")
+	f.Float64Var(&cfg.BackoffFactor, "backoff-factor", server.DefaultBackoffFactor, "from one such pause to the next")
+	f.Float64Var(&cfg.BackoffJitter, "backoff-jitter", server.DefaultBackoffJitter, "share by which each such pause varies at random, up and down, 0 to 0.5")
 	f.DurationVar(&cfg.ResetAfter, "backoff-reset", server.DefaultResetAfter, "a worker that was up so long starts over with the first pause")
 	f.DurationVar(&cfg.LeaseTTL, "lease-ttl", server.DefaultLeaseTTL, "how long after a daemon's death the others on its etcd run its spouts")
 	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "host:port of etcd members to use instead of the embedded etcd")

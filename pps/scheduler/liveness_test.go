@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -150,6 +151,13 @@ func TestPolicy_SpecsReplaceDefaults(t *testing.T) {
 	if p.initial != 10*time.Minute || p.max != 10*time.Minute || p.resetAfter != 7*time.Second ||
 		p.liveness != (liveness{interval: 10 * time.Second, delay: 10 * time.Second, misses: 3}) {
 		t.Errorf("%+v", p)
+	}
+	if p.factor != 2 || p.jitter != 0.2 {
+		t.Errorf("%+v", p)
+	}
+	p = rules.with(&ppspb.Spout{Restart: &ppspb.Spout_Restart{Factor: proto.Float64(3), Jitter: proto.Float64(0)}})
+	if p.pause(3, 0.99) != 9*time.Second {
+		t.Errorf("%+v: the third pause is %v", p, p.pause(3, 0.99))
 	}
 	p = rules.with(&ppspb.Spout{
 		Restart: &ppspb.Spout_Restart{MaxBackoff: seconds(0.5)},

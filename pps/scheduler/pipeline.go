@@ -252,7 +252,7 @@ func targetOf(record *recordpb.PipelineRecord) target {
 		// The commit tells a pipeline from an earlier one of its name.
 		id:         fmt.Sprintf("%d/%s", info.GetVersion(), info.GetSpecCommit().GetId()),
 		generation: record.GetGeneration(),
-		workers:    max(1, int(info.GetParallelism())),
+		workers:    targetWorkers(info),
 		paused:     info.GetStopped(),
 	}
 	switch details := info.GetDetails(); {
@@ -263,6 +263,9 @@ func targetOf(record *recordpb.PipelineRecord) target {
 	}
 	return t
 }
+
+// targetWorkers is how many workers a version has.
+func targetWorkers(info *ppspb.PipelineInfo) int { return max(1, int(info.GetParallelism())) }
 
 // step lets an event happen and does what follows from it.
 func (p *pipeline) step(e event) {

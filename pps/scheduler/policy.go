@@ -24,6 +24,12 @@ func (p policy) with(spout *ppspb.Spout) policy {
 		p.max = r.GetMaxBackoff().AsDuration()
 		p.initial = min(p.initial, p.max)
 	}
+	if r.GetFactor() != 0 {
+		p.factor = r.GetFactor()
+	}
+	if r != nil && r.Jitter != nil {
+		p.jitter = r.GetJitter()
+	}
 	p.resetAfter = given(r.GetResetAfter(), p.resetAfter)
 	p.liveness = liveness{}
 	if l := spout.GetLiveness(); l.GetCheck() != nil {

@@ -419,7 +419,7 @@ func TestRun_LogLines(t *testing.T) {
 func TestWorkerSpec_EnvironmentAndContext(t *testing.T) {
 	d := start(t, newStore(t))
 	d.sched.cfg.Address = "0.0.0.0:1234"
-	record := d.spout(5, env("PACHD_ADDRESS", "grpc://mine:1"), env("PPS_PIPELINE_NAME", "forged"), env("B", "x"))
+	record := d.spout(5, func(r *recordpb.PipelineRecord) { r.Info.Parallelism = 3 }, env("PACHD_ADDRESS", "grpc://mine:1"), env("PPS_PIPELINE_NAME", "forged"), env("B", "x"))
 	delete(record.Info.Details.Transform.Env, "TEST_CREW")
 	delete(record.Info.Details.Transform.Env, "TEST_MARK")
 	spec, claims, _ := d.sched.workerSpec(2, record.Info)
@@ -434,6 +434,7 @@ func TestWorkerSpec_EnvironmentAndContext(t *testing.T) {
 		"B=x", "PACHD_ADDRESS=grpc://mine:1", "PPS_PIPELINE_NAME=forged", // later ones count
 		"PPS_PIPELINE_NAME=s", "PPS_PROJECT_NAME=p", "PPS_SPEC_COMMIT=" + record.Info.SpecCommit.Id,
 		"PPS_POD_NAME=p.s-v5-2", "PPS_WORKER_IP=127.0.0.1", "PPS_WORKER_ORDINAL=2",
+		"PACH_WORKER_INDEX=2", "PACH_WORKER_COUNT=3",
 	}
 	if diff := cmp.Diff(want, spec.Env); diff != "" {
 		t.Error(diff)

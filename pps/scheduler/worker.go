@@ -68,7 +68,7 @@ func dialable(address string) (host, port string) {
 }
 
 // identityVars is how many variables say who a worker is, and come last.
-const identityVars = 6
+const identityVars = 8
 
 // environment is what a worker is told, by every runtime alike. The spec's own
 // variables replace ours, except for the names that say who the worker is.
@@ -95,6 +95,9 @@ func environment(spec *runtime.Spec, info *ppspb.PipelineInfo, host, port, token
 		"PPS_POD_NAME=" + spec.WorkerID,
 		"PPS_WORKER_IP=127.0.0.1",
 		"PPS_WORKER_ORDINAL=" + strconv.Itoa(spec.Worker),
+		// A source is divided by these: another number of workers is another version.
+		"PACH_WORKER_INDEX=" + strconv.Itoa(spec.Worker),
+		"PACH_WORKER_COUNT=" + strconv.Itoa(targetWorkers(info)),
 	}
 	return append(env, identity[:]...)
 }

@@ -7698,12 +7698,16 @@ func (x *PipelinePicker_PipelineName) GetName() string {
 // When a worker that ended is started again. What is left out is the daemon's default.
 type Spout_Restart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The pause after the first failure; each further one in a row doubles it.
+	// The pause after the first failure; each further one in a row is longer by factor.
 	InitialBackoff *durationpb.Duration `protobuf:"bytes,1,opt,name=initial_backoff,json=initialBackoff,proto3" json:"initial_backoff,omitempty"`
 	// The longest pause.
 	MaxBackoff *durationpb.Duration `protobuf:"bytes,2,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
 	// A worker that was up so long starts over with the first pause.
-	ResetAfter    *durationpb.Duration `protobuf:"bytes,3,opt,name=reset_after,json=resetAfter,proto3" json:"reset_after,omitempty"`
+	ResetAfter *durationpb.Duration `protobuf:"bytes,3,opt,name=reset_after,json=resetAfter,proto3" json:"reset_after,omitempty"`
+	// From one pause to the next, from 1 to 100.
+	Factor *float64 `protobuf:"fixed64,4,opt,name=factor,proto3,oneof" json:"factor,omitempty"`
+	// The share by which each pause varies at random, up and down, from 0 to 0.5.
+	Jitter        *float64 `protobuf:"fixed64,5,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7757,6 +7761,20 @@ func (x *Spout_Restart) GetResetAfter() *durationpb.Duration {
 		return x.ResetAfter
 	}
 	return nil
+}
+
+func (x *Spout_Restart) GetFactor() float64 {
+	if x != nil && x.Factor != nil {
+		return *x.Factor
+	}
+	return 0
+}
+
+func (x *Spout_Restart) GetJitter() float64 {
+	if x != nil && x.Jitter != nil {
+		return *x.Jitter
+	}
+	return 0
 }
 
 // How a worker that hangs is told from one that works. A worker that is found
@@ -8720,7 +8738,7 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x122\n" +
 	"\x15project_defaults_json\x18\x05 \x01(\tR\x13projectDefaultsJson\"]\n" +
 	"\x1aSetProjectDefaultsResponse\x12?\n" +
-	"\x12affected_pipelines\x18\x01 \x03(\v2\x10.pps_v2.PipelineR\x11affectedPipelines\"\x86\n" +
+	"\x12affected_pipelines\x18\x01 \x03(\v2\x10.pps_v2.PipelineR\x11affectedPipelines\"\xd6\n" +
 	"\n" +
 	"\x05Spout\x12)\n" +
 	"\aservice\x18\x01 \x01(\v2\x0f.pps_v2.ServiceR\aservice\x120\n" +
@@ -8728,13 +8746,17 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\bliveness\x18\xe9\a \x01(\v2\x16.pps_v2.Spout.LivenessR\bliveness\x12=\n" +
 	"\fgrace_period\x18\xea\a \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x123\n" +
 	"\x06commit\x18\xeb\a \x01(\v2\x1a.pps_v2.Spout.CommitPolicyR\x06commit\x126\n" +
-	"\tretention\x18\xec\a \x01(\v2\x17.pps_v2.Spout.RetentionR\tretention\x1a\xc5\x01\n" +
+	"\tretention\x18\xec\a \x01(\v2\x17.pps_v2.Spout.RetentionR\tretention\x1a\x95\x02\n" +
 	"\aRestart\x12B\n" +
 	"\x0finitial_backoff\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0einitialBackoff\x12:\n" +
 	"\vmax_backoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"maxBackoff\x12:\n" +
 	"\vreset_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"resetAfter\x1a\xaf\x04\n" +
+	"resetAfter\x12\x1b\n" +
+	"\x06factor\x18\x04 \x01(\x01H\x00R\x06factor\x88\x01\x01\x12\x1b\n" +
+	"\x06jitter\x18\x05 \x01(\x01H\x01R\x06jitter\x88\x01\x01B\t\n" +
+	"\a_factorB\t\n" +
+	"\a_jitter\x1a\xaf\x04\n" +
 	"\bLiveness\x12.\n" +
 	"\x03tcp\x18\x01 \x01(\v2\x1a.pps_v2.Spout.Liveness.TcpH\x00R\x03tcp\x121\n" +
 	"\x04http\x18\x02 \x01(\v2\x1b.pps_v2.Spout.Liveness.HttpH\x00R\x04http\x121\n" +
@@ -9402,6 +9424,7 @@ func file_pps_v2_pps_proto_init() {
 	file_pps_v2_pps_proto_msgTypes[58].OneofWrappers = []any{
 		(*PipelinePicker_Name)(nil),
 	}
+	file_pps_v2_pps_proto_msgTypes[105].OneofWrappers = []any{}
 	file_pps_v2_pps_proto_msgTypes[106].OneofWrappers = []any{
 		(*Spout_Liveness_Tcp_)(nil),
 		(*Spout_Liveness_Http_)(nil),
