@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -145,6 +146,19 @@ func (c *cache) allowed(subject string, res Resource, perms []authpb.Permission)
 		}
 	}
 	return false
+}
+
+// boundTo gives the keys of the bindings in which a principal has roles.
+func (c *cache) boundTo(principal string) (keys []string) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for key, b := range c.bindings {
+		if b.grants[principal] != nil {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 // await returns once everything up to a revision is known here, or cannot be

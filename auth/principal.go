@@ -32,6 +32,9 @@ func PipelineSubject(project, pipeline string) string {
 	return pipelinePrefix + project + "/" + pipeline
 }
 
+// IsPipeline tells whether a subject is that of a pipeline's workers.
+func IsPipeline(subject string) bool { return strings.HasPrefix(subject, pipelinePrefix) }
+
 // checkPrincipal refuses what cannot have roles or be a member of a group.
 func checkPrincipal(p string) error {
 	if p == AllClusterUsers {

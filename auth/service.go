@@ -318,19 +318,40 @@ func (s *Service) Unbind(tx *store.Txn, res Resource) error {
 	return err
 }
 
-// UnbindPrincipal takes all its roles on res from a principal. While auth is off it
-// does nothing.
-func (s *Service) UnbindPrincipal(tx *store.Txn, res Resource, principal string) error {
+// maxForgotten bounds what one transaction takes from a principal: more bindings than
+// that are left, so that nobody can keep a pipeline from being deleted by granting it
+// things.
+const maxForgotten = 1000
+
+// Forget takes from a principal that is no more all its roles, wherever they are, and
+// its groups: the next one of its name starts with nothing. Where the roles are it
+// knows from memory, so one that is granted at the same time may stay. While auth is
+// off it does nothing.
+func (s *Service) Forget(tx *store.Txn, principal string) error {
 	if s == nil {
 		return nil
 	}
 	if a, err := s.records.activation(tx); err != nil || a == nil {
 		return err
 	}
-	b, err := s.records.binding(tx, res.record())
-	if err != nil || b.GetEntries()[principal] == nil {
-		return err
+	keys := s.cache.boundTo(principal)
+	if len(keys) > maxForgotten {
+		s.log.Warn("roles of somebody who is no more are left: there are too many", zap.String("principal", principal), zap.Int("bindings", len(keys)))
+		keys = keys[:maxForgotten]
 	}
-	setRoles(b, principal, nil)
-	return s.records.putBinding(tx, res.record(), b)
+	for _, key := range keys {
+		rec, _, err := s.records.Get(tx, key)
+		if err != nil {
+			return err
+		}
+		b := rec.GetBinding()
+		if b.GetEntries()[principal] == nil {
+			continue
+		}
+		setRoles(b, principal, nil)
+		if err := s.records.Put(tx, key, rec); err != nil {
+			return err
+		}
+	}
+	return s.records.putGroups(tx, principal, nil)
 }

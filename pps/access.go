@@ -5,6 +5,9 @@ import (
 	"errors"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/minipachd/minipachd/auth"
 	"github.com/minipachd/minipachd/pfs"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
@@ -29,8 +32,12 @@ func (s *Service) permit(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline, pe
 }
 
 // permitPut checks that the caller may create a pipeline or, if it is an update,
-// make a new version of one.
+// make a new version of one. A worker may do neither, whatever roles it has: it would
+// choose the user that its program runs as, and the secrets that it gets.
 func (s *Service) permitPut(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline, update bool) error {
+	if by := s.caller(ctx); auth.IsPipeline(by) {
+		return status.Errorf(codes.PermissionDenied, "%s is not authorized to perform this operation - workers create and update no pipelines", by)
+	}
 	if update {
 		return s.permit(ctx, tx, p, authpb.Permission_REPO_WRITE)
 	}
@@ -58,11 +65,12 @@ func (s *Service) bindCreator(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipelin
 	return s.auth.Bind(ctx, tx.Txn, outputResource(p), principal(p), "repoWriter")
 }
 
-// unbind removes what a deleted pipeline was granted, and all bindings of its repo
-// unless that is kept.
+// unbind removes what a deleted pipeline was granted, wherever that was, so that the
+// next one of its name has nothing of it, and all bindings of its repo unless that is
+// kept.
 func (s *Service) unbind(tx *pfs.Txn, p *ppspb.Pipeline, keepRepo bool) error {
-	if keepRepo {
-		return s.auth.UnbindPrincipal(tx.Txn, outputResource(p), principal(p))
+	if err := s.auth.Forget(tx.Txn, principal(p)); err != nil || keepRepo {
+		return err
 	}
 	return s.auth.Unbind(tx.Txn, outputResource(p))
 }
