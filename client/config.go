@@ -18,8 +18,10 @@ const inClusterConfig = "/pachctl/config.json"
 type Config struct {
 	UserID        string
 	ActiveContext string
-	Contexts      map[string]*Context
-	Metrics       bool
+	// ActiveEnterpriseContext is kept for other clients; nothing here goes by it.
+	ActiveEnterpriseContext string
+	Contexts                map[string]*Context
+	Metrics                 bool
 
 	path string
 	top  fields // unknown fields of the file
@@ -127,6 +129,7 @@ func (c *Config) parse(data []byte) error {
 	}
 	err = errors.Join(err,
 		c.v2.take("active_context", &c.ActiveContext),
+		c.v2.take("active_enterprise_context", &c.ActiveEnterpriseContext),
 		c.v2.take("metrics", &c.Metrics),
 		c.v2.take("contexts", &contexts))
 	for name, raw := range contexts {
@@ -183,6 +186,7 @@ func (c *Config) MarshalJSON() ([]byte, error) {
 	v2, top := c.v2.clone(), c.top.clone()
 	err := errors.Join(
 		v2.set("active_context", c.ActiveContext, c.ActiveContext == ""),
+		v2.set("active_enterprise_context", c.ActiveEnterpriseContext, c.ActiveEnterpriseContext == ""),
 		v2.set("contexts", c.Contexts, false),
 		v2.set("metrics", c.Metrics, false),
 		top.set("user_id", c.UserID, c.UserID == ""))

@@ -64,8 +64,8 @@ func withConfig(f func(cmd *cobra.Command, cfg *client.Config, args []string) er
 
 func (a *app) configCmd() *cobra.Command {
 	return verb("config", "Say which pachd to talk to, and how",
-		verb("get", "Show a part of the configuration", getActiveContextCmd(), getContextCmd(), getMetricsCmd(), getPathCmd()),
-		verb("set", "Set a part of the configuration", setActiveContextCmd(), setContextCmd(), setMetricsCmd()),
+		verb("get", "Show a part of the configuration", getActiveContextCmd(), getEnterpriseContextCmd(), getContextCmd(), getMetricsCmd(), getPathCmd()),
+		verb("set", "Set a part of the configuration", setActiveContextCmd(), setEnterpriseContextCmd(), setContextCmd(), setMetricsCmd()),
 		verb("list", "List parts of the configuration", listContextCmd()),
 		verb("update", "Change a part of the configuration", updateContextCmd()),
 		verb("delete", "Delete a part of the configuration", deleteContextCmd()),
@@ -96,6 +96,36 @@ func setActiveContextCmd() *cobra.Command {
 				return noContext(args[0])
 			}
 			cfg.ActiveContext = args[0]
+			return cfg.Save()
+		}),
+	}
+}
+
+func getEnterpriseContextCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "active-enterprise-context", Short: "Print the name of the context of the enterprise server, which pachctl does not need", Args: nargs(0, 0),
+		RunE: withConfig(func(cmd *cobra.Command, cfg *client.Config, _ []string) error {
+			name := cfg.ActiveEnterpriseContext
+			if name == "" {
+				name = cfg.ActiveContext
+			}
+			if name == "" {
+				return errors.New("no context is in use: `pachctl connect <address>` makes one")
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), name)
+			return err
+		}),
+	}
+}
+
+func setEnterpriseContextCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "active-enterprise-context <context>", Short: "Say which context is that of the enterprise server, for clients that need one", Args: nargs(1, 1),
+		RunE: withConfig(func(_ *cobra.Command, cfg *client.Config, args []string) error {
+			if cfg.Contexts[args[0]] == nil {
+				return noContext(args[0])
+			}
+			cfg.ActiveEnterpriseContext = args[0]
 			return cfg.Save()
 		}),
 	}

@@ -460,6 +460,14 @@ func TestConfigCommands(t *testing.T) {
 		t.Errorf("sent token %q", got)
 	}
 	sh.ok("", "config", "set", "active-context", "other")
+	if out := sh.ok("", "config", "get", "active-enterprise-context"); out != "other\n" {
+		t.Errorf("printed %q", out)
+	}
+	sh.ok("", "config", "set", "active-enterprise-context", "grpc://"+sh.s.Addr())
+	if out := sh.ok("", "config", "get", "active-enterprise-context"); out != "grpc://"+sh.s.Addr()+"\n" {
+		t.Errorf("printed %q", out)
+	}
+	sh.fails(`context "gone" does not exist`, "config", "set", "active-enterprise-context", "gone")
 	out := sh.ok("", "config", "list", "context")
 	if !strings.HasPrefix(out, "ACTIVE NAME") || !strings.Contains(out, "*      other") {
 		t.Errorf("printed\n%s", out)
