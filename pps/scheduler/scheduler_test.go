@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -377,9 +378,11 @@ func TestRun_ClaimsOfOthersPipelinesAreGivenUp(t *testing.T) {
 
 func TestRun_LogLines(t *testing.T) {
 	d := start(t, newStore(t))
+	never := filepath.Join(t.TempDir(), "never")
 	d.put(d.spout(1, func(r *recordpb.PipelineRecord) {
 		r.Info.UserSpecJson = `{"transform": {"image": "python:3"}}`
 		r.Info.Details.Transform.AcceptReturnCode = []int64{4}
+		r.Info.Details.Transform.ErrCmd = []string{"touch", never}
 	}))
 	f := d.crew.next()
 	f.tell("a line")
@@ -389,6 +392,9 @@ func TestRun_LogLines(t *testing.T) {
 	f = d.crew.next()
 	f.tell("3")
 	d.status(stCrashing, 0, "")
+	if _, err := os.Stat(never); err == nil {
+		t.Error("err_cmd was run")
+	}
 	var got []string
 	err := d.logs.Read(t.Context(), logs.Query{Project: "p", Pipeline: "s"}, func(m *ppspb.LogMessage) error {
 		words := strings.Fields(strings.TrimSpace(m.GetMessage()))
@@ -452,6 +458,20 @@ func TestWorkerSpec_EnvironmentAndContext(t *testing.T) {
 	}}
 	if diff := cmp.Diff(wantConfig, config); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Every worker is told which of how many it is, and all are told anew when there are more.
+func TestRun_WorkersDivideASource(t *testing.T) {
+	d := start(t, newStore(t))
+	for version, n := range []uint64{2, 3} {
+		d.put(d.spout(uint64(version)+1, shell(`echo "part=$PACH_WORKER_INDEX/$PACH_WORKER_COUNT"; exec sleep 1000`), func(r *recordpb.PipelineRecord) {
+			r.Info.Parallelism = n
+		}))
+		d.status(stRunning, int64(n), "")
+		for i := range n {
+			d.line(fmt.Sprintf("part=%d/%d", i, n))
+		}
 	}
 }
 
