@@ -333,3 +333,28 @@ func TestLineWalk_GoesOnPastSquashedCommits(t *testing.T) {
 		t.Errorf("a walk of which nothing is left ends with %v", err)
 	}
 }
+
+// TestRetain_UsersBetweenPasses squash and drop what a pass has counted.
+func TestRetain_UsersBetweenPasses(t *testing.T) {
+	m := newMeta(t)
+	m.repo("r")
+	r := m.small("r@master", Retention{Commits: 20})
+	m.puts("r@master", 30)
+	m.retain(r, agree)
+	for range 3 {
+		ids := m.list("r@master")
+		for _, id := range ids[4:12] {
+			m.must(nil, m.squash(commitOf("r@"+id), false))
+		}
+		m.must(nil, m.drop(commitOf("r@master"), false))
+		m.puts("r@master", 4)
+		want := m.list("r@master")
+		m.retain(r, agree)
+		m.wantList("r@master", want[max(0, len(want)-20):])
+		m.puts("r@master", 15)
+		want = m.list("r@master")
+		m.retain(r, agree)
+		m.wantList("r@master", want[max(0, len(want)-20):])
+	}
+	m.sound()
+}

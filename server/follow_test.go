@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -25,7 +26,8 @@ var followRounds = flag.Int("follow.rounds", 4, "how often the test of the spout
 // the file grows. Each line is committed once, in order.
 func TestFollow_EachLineOnce(t *testing.T) {
 	t.Parallel()
-	ctx := within(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(*followRounds+2)*30*time.Second)
+	defer cancel()
 	binary := filepath.Join(t.TempDir(), "follow")
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "../examples/follow").CombinedOutput(); err != nil {
 		t.Fatalf("build the spout: %v\n%s", err, out)

@@ -147,13 +147,13 @@ func newSiege(t *testing.T) *siege {
 		t.Fatal(err)
 	}
 	s.spouts = []besieged{
-		{name: "plain", workers: 1, env: `, "STUBBORN": "1"`, spout: `{}`},
+		{name: "plain", workers: 1, env: `, "STUBBORN": "1"`, spout: `{"retention": {"commits": 20}}`},
 		{name: "three", workers: 3, env: `, "STUBBORN": "1"`, spout: `{}`, fields: `"parallelism_spec": {"constant": 3},`},
 		{name: "hangs", workers: 1, env: `, "HANG": "0.005"`, spout: `{"liveness": {"commit_every": "1.5s", "interval": "0.2s", "initial_delay": "0s"}}`},
 		{name: "crashes", workers: 1, env: `, "CRASH": "0.02"`, spout: `{}`},
 		{name: "serves", workers: 1, spout: fmt.Sprintf(`{"service": {"internal_port": %d, "external_port": %d}, "liveness": {"exec":
 			{"command": ["sh", "-c", "test -e $CALM || test $(($(date +%%s) %% 20)) != 0 || sleep 100"]}, "interval": "0.4s", "timeout": "0.4s", "failure_threshold": 2}}`, freePort(t), s.external)},
-		{name: "policy", workers: 1, spout: `{"commit": {"interval": "0.3s"}}`},
+		{name: "policy", workers: 1, spout: `{"commit": {"interval": "0.3s"}, "retention": {"commits": 1, "age": "3s"}}`},
 	}
 	return s
 }
