@@ -166,7 +166,7 @@ func TestActivateAuth_ManyRepos(t *testing.T) {
 	activate()
 	for range 2 {
 		start := time.Now()
-		m.must(m.ActivateAuth(limit(t), &pfspb.ActivateAuthRequest{}))
+		m.must(m.ActivateAuth(t.Context(), &pfspb.ActivateAuthRequest{}))
 		t.Logf("%d repos in %v", many, time.Since(start))
 	}
 	ctx := auth.WithCaller(limit(t), auth.Caller{Subject: "robot:one"})
@@ -175,7 +175,7 @@ func TestActivateAuth_ManyRepos(t *testing.T) {
 			t.Errorf("repo %s has no bindings: %v", name, err)
 		}
 	}
-	repos, err := all(m.ListRepo(limit(t), &pfspb.ListRepoRequest{}))
+	repos, err := all(m.ListRepo(t.Context(), &pfspb.ListRepoRequest{}))
 	if err != nil || len(repos) != many {
 		t.Errorf("ListRepo: %d repos, %v", len(repos), err)
 	}
