@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
@@ -28,13 +30,18 @@ func (d *daemon) commitSmall(ctx context.Context, name, path string) error {
 	})
 }
 
-// concurrently runs op for from to below to, by as many clients as growClients says.
+// concurrently runs op for from to below to, by as many clients as growClients says. What
+// etcd does not answer in time, on a machine that is busy with others, is done again.
 func concurrently(ctx context.Context, from, to int, op func(ctx context.Context, i int) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for w := range growClients {
 		g.Go(func() error {
 			for i := from + w; i < to; i += growClients {
-				if err := op(ctx, i); err != nil {
+				err := op(ctx, i)
+				for status.Code(err) == codes.Unavailable && ctx.Err() == nil {
+					err = op(ctx, i)
+				}
+				if err != nil {
 					return err
 				}
 			}
