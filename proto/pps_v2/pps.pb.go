@@ -7997,7 +7997,8 @@ func (x *Spout_CommitPolicy) GetFiles() int64 {
 }
 
 // Which finished commits of the output branch are kept. Each rule keeps; what none
-// keeps is squashed away, which changes nothing of what the branch holds.
+// keeps is squashed away, which changes nothing of what the branch holds. The newest
+// finished one is always kept.
 type Spout_Retention struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The newest so many.
