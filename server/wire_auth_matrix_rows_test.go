@@ -21,12 +21,21 @@ func matrixScene(t *testing.T, w *wire) *strings.Replacer {
 		w.ok("pfs_v2.API/CreateRepo", `{"repo":`+repo(name)+`}`)
 	}
 	w.ok("pfs_v2.API/CreateRepo", `{"repo":{"name":"r","type":"user","project":{"name":"other"}}}`)
-	if a := w.putAs(`{"repo":`+repo("r")+`,"branch":`+branch("r")+`}`, "/f", "content"); a.err != nil {
-		t.Fatal(a)
+	master := func() string {
+		return strings.Split(w.ok("pfs_v2.API/InspectCommit", `{"commit":{"repo":`+repo("r")+`,"branch":`+branch("r")+`}}`).messages[0], `"id":"`)[1][:32]
+	}
+	var first string
+	for range 2 {
+		if a := w.putAs(`{"repo":`+repo("r")+`,"branch":`+branch("r")+`}`, "/f", "content"); a.err != nil {
+			t.Fatal(a)
+		}
+		if first == "" {
+			first = master()
+		}
 	}
 	w.created(`{"pipeline":{"name":"p","project":{"name":"mp"}},"spout":{},"transform":{"cmd":["sleep","1000"]}}`)
 	w.ok("pfs_v2.API/CreateBranch", `{"branch":`+branch("down")+`,"provenance":[`+branch("r")+`,`+branch("p")+`]}`)
-	head := strings.Split(w.ok("pfs_v2.API/InspectCommit", `{"commit":{"repo":`+repo("r")+`,"branch":`+branch("r")+`}}`).messages[0], `"id":"`)[1][:32]
+	head := master()
 
 	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
 	w.mustAs("root", "pfs_v2.API/ActivateAuth", `{}`)
@@ -44,7 +53,7 @@ func matrixScene(t *testing.T, w *wire) *strings.Replacer {
 		"<c>", `{"repo":`+repo("r")+`,"branch":`+branch("r")+`}`, "<noc>", `{"repo":`+repo("r")+`,"id":"`+missing+`"}`,
 		"<nocdown>", `{"repo":`+repo("down")+`,"id":"`+missing+`"}`,
 		"<job>", `{"id":"`+missing+`","pipeline":{"name":"r","project":{"name":"mp"}}}`,
-		"<head>", head, "<missing>", missing, "<txn1>", txn(), "<txn2>", txn(), "<txn3>", txn(),
+		"<first>", first, "<head>", head, "<missing>", missing, "<txn1>", txn(), "<txn2>", txn(), "<txn3>", txn(),
 		"<pickr>", `{"name":{"project":{"name":"mp"},"name":"r","type":"user"}}`,
 		"<pickb>", `{"name":{"repo":{"name":{"project":{"name":"mp"},"name":"r","type":"user"}},"name":"master"}}`,
 		"<pickp>", `{"name":{"project":{"name":"mp"},"name":"p"}}`,
@@ -176,8 +185,8 @@ func fileRows() []matrixRow {
 		{method: "pfs_v2.API/ListCommitSet", request: `{}`, needs: "REPO_INSPECT_COMMIT mp/r", shows: "<head>"},
 		{method: "pfs_v2.API/SquashCommit", request: `{"commit":<noc>}`, needs: "REPO_DELETE_COMMIT mp/r"},
 		{method: "pfs_v2.API/DropCommit", request: `{"commit":<noc>}`, needs: "REPO_DELETE_COMMIT mp/r"},
-		{method: "pfs_v2.API/SquashCommitSet", request: `{"commitSet":{"id":"<missing>"}}`},
-		{method: "pfs_v2.API/DropCommitSet", request: `{"commitSet":{"id":"<missing>"}}`},
+		{method: "pfs_v2.API/SquashCommitSet", request: `{"commitSet":{"id":"<head>"}}`, needs: "REPO_DELETE_COMMIT mp/r", through: says("has subvenant com")},
+		{method: "pfs_v2.API/DropCommitSet", request: `{"commitSet":{"id":"<first>"}}`, needs: "REPO_DELETE_COMMIT mp/r", through: says("cannot drop")},
 		{method: "pfs_v2.API/ForgetCommit", request: `{}`},
 		{method: "pfs_v2.API/FindCommits", request: `{"start":<c>,"filePath":"/f"}`, needs: "REPO_LIST_COMMIT mp/r & REPO_LIST_FILE mp/r"},
 		{method: "pfs_v2.API/WalkCommitProvenance", request: `{"start":[<pickc>]}`, needs: "REPO_INSPECT_COMMIT mp/r"},

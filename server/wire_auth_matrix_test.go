@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/minipachd/minipachd/server"
 )
 
 // The matrix holds every method against every role: who has a role, bound to the
@@ -85,6 +88,9 @@ func (c caller) has(perm, on string) bool {
 	return covers && permissionsOf(c.role)[perm]
 }
 
+// permission finds the permissions in what a row needs.
+var permission = regexp.MustCompile(`[A-Z]+_[A-Z_]+`)
+
 // may tells whether the caller has what a row needs: one of several alternatives, each
 // some permissions with what they are on, as "REPO_READ mp/r & REPO_WRITE mp/q | ...".
 func (c caller) may(needs string) bool {
@@ -101,6 +107,11 @@ func (c caller) may(needs string) bool {
 
 // judge reads from an answer whether the caller was let through.
 type judge func(a answer) bool
+
+// says lets through who gets a text: others may get more than one answer.
+func says(text string) judge {
+	return func(a answer) bool { return strings.Contains(a.String(), text) }
+}
 
 // refusedBy tells whether an answer denies. Whatever else it says, the caller was let
 // through.
@@ -135,16 +146,23 @@ func TestWireAuth_Matrix(t *testing.T) {
 	}
 
 	rows := matrixRows()
-	seen := map[string]bool{}
+	seen := map[string][]string{}
 	for _, r := range rows {
-		seen[r.method] = true
+		seen[r.method] = append(seen[r.method], permission.FindAllString(r.needs, -1)...)
 	}
 	for _, service := range reflected(within(t), t, w.conn) {
 		for i := range service.Methods().Len() {
 			m := service.Methods().Get(i)
 			name := string(service.FullName()) + "/" + string(m.Name())
-			if !seen[name] && !strings.HasPrefix(name, "grpc.") {
+			needs, ok := seen[name]
+			if !ok && !strings.HasPrefix(name, "grpc.") {
 				t.Errorf("%s has no row: who may call it?", name)
+			}
+			slices.Sort(needs)
+			table := server.AccessNeeds()["/"+name]
+			slices.Sort(table)
+			if needs = slices.Compact(needs); !slices.Equal(needs, table) {
+				t.Errorf("%s needs %v according to its rows, and %v according to the table of accesses", name, needs, table)
 			}
 		}
 	}
