@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"strings"
 	"time"
 )
 
@@ -33,7 +32,7 @@ type known struct {
 }
 
 // internal tells whether it is the daemon itself.
-func (k *known) internal() bool { return strings.HasPrefix(k.Subject, internalPrefix) }
+func (k *known) internal() bool { return IsInternal(k.Subject) }
 
 // WithCaller makes what is done in the context the work of a caller.
 func WithCaller(ctx context.Context, c Caller) context.Context {

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -65,3 +66,10 @@ func (e *NoBindingError) Error() string {
 
 // GRPCStatus makes it Unknown.
 func (e *NoBindingError) GRPCStatus() *status.Status { return status.New(codes.Unknown, e.Error()) }
+
+// Refused tells whether an error says that the caller lacks a permission.
+func Refused(err error) bool {
+	var denied *DeniedError
+	var none *NoBindingError
+	return errors.As(err, &denied) || errors.As(err, &none)
+}

@@ -7,6 +7,16 @@ import (
 	"github.com/minipachd/minipachd/store"
 )
 
+// Subject is who calls, for records of who made what: empty while auth is off, and for
+// nobody.
+func (s *Service) Subject(ctx context.Context) string {
+	if !s.Active() {
+		return ""
+	}
+	c, _ := CallerOf(ctx)
+	return c.Subject
+}
+
 // Granted lists what the caller of ctx may do with res, and the roles that are shown
 // for it, from memory alone. ok is false while auth is off, and for a caller that is
 // not known.

@@ -35,6 +35,9 @@ func PipelineSubject(project, pipeline string) string {
 // IsPipeline tells whether a subject is that of a pipeline's workers.
 func IsPipeline(subject string) bool { return strings.HasPrefix(subject, pipelinePrefix) }
 
+// IsInternal tells whether a subject is the daemon itself.
+func IsInternal(subject string) bool { return strings.HasPrefix(subject, internalPrefix) }
+
 // checkPrincipal refuses what cannot have roles or be a member of a group.
 func checkPrincipal(p string) error {
 	if p == AllClusterUsers {

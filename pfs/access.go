@@ -3,7 +3,6 @@ package pfs
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/minipachd/minipachd/auth"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
@@ -74,30 +73,11 @@ func isOutput(ctx context.Context, repo *pfspb.Repo) bool {
 	return repo.GetType() == UserType && caller.Subject == auth.PipelineSubject(repo.GetProject().GetName(), repo.GetName())
 }
 
-// refused tells whether an error says that the caller lacks a permission.
-func refused(err error) bool {
-	var denied *auth.DeniedError
-	var none *auth.NoBindingError
-	return errors.As(err, &denied) || errors.As(err, &none)
-}
-
-// author is who calls, empty while auth is off and for nobody.
-func (s *Service) author(ctx context.Context) string {
-	if !s.auth.Active() {
-		return ""
-	}
-	c, _ := auth.CallerOf(ctx)
-	return c.Subject
-}
-
-// caller is who a transaction is of, empty while auth is off and for nobody.
-func (tx *Txn) caller() string { return tx.s.author(tx.Context()) }
-
 // bindCreator makes the caller all that a role says of something new, and forgets
 // what was granted on something of the same name before.
 func (tx *Txn) bindCreator(res auth.Resource, role string) error {
-	by := tx.caller()
-	if strings.HasPrefix(by, "internal:") {
+	by := tx.author
+	if auth.IsInternal(by) {
 		by = "" // the daemon itself needs no roles
 	}
 	if err := tx.s.auth.Unbind(tx.Txn, res); err != nil {
@@ -133,7 +113,7 @@ func (tx *Txn) permittedLook(repo *pfspb.Repo) error {
 		return nil
 	}
 	err := tx.permittedProject(repo.Project.Name, authpb.Permission_PROJECT_LIST_REPO)
-	if !refused(err) {
+	if !auth.Refused(err) {
 		return err
 	}
 	return tx.permitted(repo, authpb.Permission_REPO_READ)
@@ -144,7 +124,7 @@ func (tx *Txn) permittedLook(repo *pfspb.Repo) error {
 // know the repo that they belong to, although everybody may ask for a spec by name.
 func (tx *Txn) maySee(repo *pfspb.Repo, perm authpb.Permission) (bool, error) {
 	err := tx.permitted(&pfspb.Repo{Project: repo.GetProject(), Name: repo.GetName()}, perm)
-	if refused(err) {
+	if auth.Refused(err) {
 		return false, nil
 	}
 	return err == nil, err

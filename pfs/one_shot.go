@@ -153,7 +153,7 @@ func (s *Service) commitGroup(ctx context.Context, branch *pfspb.Branch, group [
 						continue
 					}
 				}
-				tx.author = s.author(o.ctx)
+				tx.author = s.auth.Subject(o.ctx)
 				rec, made, err := tx.oneShot(branch, o.layers, known)
 				var wait *headFinishingError
 				var half *halfDoneError

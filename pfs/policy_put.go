@@ -84,7 +84,7 @@ func (j *joining) all(skip []bool) error {
 			keys[o.once.record()] = true
 		}
 		if len(run) == 0 {
-			j.tx.author = j.tx.s.author(o.ctx)
+			j.tx.author = j.tx.s.auth.Subject(o.ctx)
 			if err := j.look(); err != nil {
 				if err := j.fails([]int{i}, err); err != nil {
 					return err
@@ -174,7 +174,7 @@ func (j *joining) join(members []int) error {
 	if len(members) == 0 {
 		return nil
 	}
-	j.tx.author = j.tx.s.author(j.group[members[0]].ctx)
+	j.tx.author = j.tx.s.auth.Subject(j.group[members[0]].ctx)
 	var layers []*fileset.Layer
 	for _, i := range members {
 		layers = append(layers, j.group[i].layers...)

@@ -33,7 +33,7 @@ func (tx *Txn) putProject(name, description string) error {
 		Project:     &pfspb.Project{Name: name},
 		Description: description,
 		CreatedAt:   stamp(tx.Now()),
-		CreatedBy:   tx.caller(),
+		CreatedBy:   tx.author,
 	})
 }
 

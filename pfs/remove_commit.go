@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/minipachd/minipachd/auth"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
@@ -116,7 +117,7 @@ func (tx *Txn) permittedRemoval(set *pfspb.CommitSet, recs []*recordpb.CommitRec
 			return err
 		}
 		err = tx.permitted(repo, authpb.Permission_REPO_DELETE_COMMIT)
-		if err != nil && !refused(err) {
+		if err != nil && !auth.Refused(err) {
 			return err
 		}
 		if err != nil && (denied == nil || sees && !known) {

@@ -288,7 +288,7 @@ func (s *Service) DeleteRepoIn(tx *Txn, req *pfspb.DeleteRepoRequest) (deleted b
 // mayDelete tells whether the caller may delete a normalized repo.
 func (tx *Txn) mayDelete(repo *pfspb.Repo) (bool, error) {
 	err := tx.s.auth.Check(tx.Context(), tx.Txn, resourceOf(repo), authpb.Permission_REPO_DELETE)
-	if refused(err) {
+	if auth.Refused(err) {
 		return false, nil
 	}
 	return err == nil, err

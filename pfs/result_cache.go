@@ -51,7 +51,7 @@ func (e *CacheMissError) GRPCStatus() *status.Status { return withCode(codes.Not
 const ownMark = "\x00"
 
 // entryKey is the key under which the caller's entry for a key is stored.
-func (tx *Txn) entryKey(key string) string { return tx.s.entryPrefix(tx.caller()) + key }
+func (tx *Txn) entryKey(key string) string { return tx.s.entryPrefix(tx.author) + key }
 
 // entryPrefix is what the stored keys of the entries of an owner begin with, whom a
 // hash stands for so that no two have one in common.
@@ -163,7 +163,7 @@ func (s *Service) GetCache(ctx context.Context, req *pfspb.GetCacheRequest) (*pf
 func (s *Service) ClearCache(ctx context.Context, req *pfspb.ClearCacheRequest) (*emptypb.Empty, error) {
 	own := ""
 	err := s.auth.Check(ctx, nil, auth.Cluster(), authpb.Permission_CLUSTER_DELETE_ALL)
-	if refused(err) {
+	if auth.Refused(err) {
 		caller, _ := auth.CallerOf(ctx)
 		own, err = s.entryPrefix(caller.Subject), nil
 	}

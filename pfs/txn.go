@@ -28,8 +28,7 @@ type Txn struct {
 	settled []*pfspb.Branch
 	// last is the newest start time given to a commit of a repo, Unix nanoseconds.
 	last map[string]int64
-	// author is who the commits and branches made now are created by; empty while
-	// auth is off.
+	// author is who all that is made now is created by; empty while auth is off.
 	author string
 	// fenced says that the transaction depends on session.
 	fenced  bool
@@ -38,7 +37,7 @@ type Txn struct {
 
 func (s *Service) newTxn(tx *store.Txn) *Txn {
 	t := &Txn{Txn: tx, s: s, touched: map[string]*pfspb.Branch{}, made: map[string]bool{}, last: map[string]int64{}, dropped: map[string]bool{}}
-	t.author = s.author(tx.Context())
+	t.author = s.auth.Subject(tx.Context())
 	return t
 }
 

@@ -2,8 +2,6 @@ package pps
 
 import (
 	"context"
-	"errors"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -35,7 +33,7 @@ func (s *Service) permit(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline, pe
 // make a new version of one. A worker may do neither, whatever roles it has: it would
 // choose the user that its program runs as, and the secrets that it gets.
 func (s *Service) permitPut(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline, update bool) error {
-	if by := s.caller(ctx); auth.IsPipeline(by) {
+	if by := s.auth.Subject(ctx); auth.IsPipeline(by) {
 		return status.Errorf(codes.PermissionDenied, "%s is not authorized to perform this operation - workers create and update no pipelines", by)
 	}
 	if update {
@@ -44,20 +42,11 @@ func (s *Service) permitPut(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline,
 	return s.auth.Check(ctx, tx.Txn, auth.Project(projectName(p.GetProject())), authpb.Permission_PROJECT_CREATE_REPO)
 }
 
-// caller is who calls, empty while auth is off.
-func (s *Service) caller(ctx context.Context) string {
-	if !s.auth.Active() {
-		return ""
-	}
-	c, _ := auth.CallerOf(ctx)
-	return c.Subject
-}
-
 // bindCreator makes the caller the owner of a new pipeline's repos, and its workers
 // their writers.
 func (s *Service) bindCreator(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline) error {
 	// The daemon itself, which applies specs, needs no roles.
-	if by := s.caller(ctx); by != "" && !strings.HasPrefix(by, "internal:") {
+	if by := s.auth.Subject(ctx); by != "" && !auth.IsInternal(by) {
 		if err := s.auth.Bind(ctx, tx.Txn, outputResource(p), by, "repoOwner"); err != nil {
 			return err
 		}
@@ -131,9 +120,7 @@ func outline(info *ppspb.PipelineInfo) *ppspb.PipelineInfo {
 // allowed is permit with a word instead of a denial.
 func (s *Service) allowed(ctx context.Context, tx *pfs.Txn, p *ppspb.Pipeline, perm authpb.Permission) (bool, error) {
 	err := s.permit(ctx, tx, p, perm)
-	var denied *auth.DeniedError
-	var none *auth.NoBindingError
-	if errors.As(err, &denied) || errors.As(err, &none) {
+	if auth.Refused(err) {
 		return false, nil
 	}
 	return err == nil, err

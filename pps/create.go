@@ -236,7 +236,7 @@ func (s *Service) write(ctx context.Context, tx *pfs.Txn, old *recordpb.Pipeline
 	now := timestamppb.New(tx.Now())
 	d := info.Details
 	d.CreatedAt, d.UpdatedAt = now, now
-	d.CreatedBy = s.caller(ctx)
+	d.CreatedBy = s.auth.Subject(ctx)
 	if old != nil {
 		d.CreatedAt, d.CreatedBy = old.Info.GetDetails().GetCreatedAt(), old.Info.GetDetails().GetCreatedBy()
 		info.Stopped = old.Info.GetStopped()

@@ -179,7 +179,7 @@ func (s *Service) setDefaults(ctx context.Context, sc scope, text string, opt se
 		if opt.dryRun {
 			return nil
 		}
-		return s.defaults.Put(tx.Txn, sc.key(), &ppspb.GetProjectDefaultsResponse{ProjectDefaultsJson: text, CreatedAt: timestamppb.New(tx.Now()), CreatedBy: s.caller(ctx)})
+		return s.defaults.Put(tx.Txn, sc.key(), &ppspb.GetProjectDefaultsResponse{ProjectDefaultsJson: text, CreatedAt: timestamppb.New(tx.Now()), CreatedBy: s.auth.Subject(ctx)})
 	})
 	return affected, err
 }

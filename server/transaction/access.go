@@ -18,19 +18,10 @@ import (
 // owners may.
 const everyTransaction = authpb.Permission_CLUSTER_DELETE_ALL
 
-// caller is who calls, empty while auth is off.
-func (s *Service) caller(ctx context.Context) string {
-	if !s.auth.Active() {
-		return ""
-	}
-	c, _ := auth.CallerOf(ctx)
-	return c.Subject
-}
-
 // permit checks that the caller started a transaction, or may do with all what their
 // owners may. One from before auth was turned on has no owner.
 func (s *Service) permit(ctx context.Context, tx *store.Txn, info *transactionpb.TransactionInfo) error {
-	by := s.caller(ctx)
+	by := s.auth.Subject(ctx)
 	if by != "" && by == info.GetCreatedBy() {
 		return nil
 	}

@@ -98,7 +98,7 @@ func (s *Service) StartTransaction(ctx context.Context, _ *transactionpb.StartTr
 			return &TooManyError{Open: n}
 		}
 		t = &transactionpb.Transaction{Id: tx.NewID()}
-		return s.open.Put(tx, t.Id, &transactionpb.TransactionInfo{Transaction: t, Started: timestamppb.New(tx.Now()), CreatedBy: s.caller(ctx)})
+		return s.open.Put(tx, t.Id, &transactionpb.TransactionInfo{Transaction: t, Started: timestamppb.New(tx.Now()), CreatedBy: s.auth.Subject(ctx)})
 	})
 	if err != nil {
 		return nil, err
@@ -131,6 +131,7 @@ func (s *Service) ListTransaction(ctx context.Context, _ *transactionpb.ListTran
 	if err != nil {
 		return nil, err
 	}
+	by := s.auth.Subject(ctx)
 	res := &transactionpb.TransactionInfos{}
 	size := 0
 	err = s.store.View(ctx, func(tx *store.Txn) error {
@@ -139,7 +140,7 @@ func (s *Service) ListTransaction(ctx context.Context, _ *transactionpb.ListTran
 				return err
 			}
 			info := item.Value
-			if !all && info.CreatedBy != s.caller(ctx) {
+			if !all && info.CreatedBy != by {
 				continue
 			}
 			if size += proto.Size(info); size > maxListBytes {
@@ -238,7 +239,7 @@ func (s *Service) BatchTransaction(ctx context.Context, req *transactionpb.Batch
 			Requests:    req.GetRequests(),
 			Started:     timestamppb.New(tx.Now()),
 			Version:     uint64(len(req.GetRequests())),
-			CreatedBy:   s.caller(ctx),
+			CreatedBy:   s.auth.Subject(ctx),
 		})
 		tx.UseSetID(info.Transaction.Id)
 		var err error
