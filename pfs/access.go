@@ -15,8 +15,8 @@ import (
 // transaction. The methods of Txn check nothing, who calls them has; but for those that
 // remove commits, which find out by themselves whose these are.
 
-// resourceOf is what the permissions on a normalized repo are about.
-func resourceOf(repo *pfspb.Repo) auth.Resource {
+// ResourceOf is what the permissions on a normalized repo are about.
+func ResourceOf(repo *pfspb.Repo) auth.Resource {
 	if repo.GetType() == SpecType {
 		return auth.SpecRepo(repo.GetProject().GetName(), repo.GetName())
 	}
@@ -46,7 +46,7 @@ func (s *Service) permitRepo(ctx context.Context, tx *store.Txn, repo *pfspb.Rep
 		return nil
 	}
 	repo = NormalizeRepo(repo)
-	err := s.auth.Check(ctx, tx, resourceOf(repo), perms...)
+	err := s.auth.Check(ctx, tx, ResourceOf(repo), perms...)
 	var none *auth.NoBindingError
 	if errors.As(err, &none) && isOutput(ctx, repo) {
 		return nil

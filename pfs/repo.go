@@ -270,7 +270,7 @@ func (s *Service) InspectRepo(ctx context.Context, req *pfspb.InspectRepoRequest
 	if err != nil {
 		return nil, err
 	}
-	info.AuthInfo = s.authInfo(ctx, resourceOf(info.Repo))
+	info.AuthInfo = s.authInfo(ctx, ResourceOf(info.Repo))
 	return info, nil
 }
 
@@ -287,7 +287,7 @@ func (s *Service) DeleteRepoIn(tx *Txn, req *pfspb.DeleteRepoRequest) (deleted b
 
 // mayDelete tells whether the caller may delete a normalized repo.
 func (tx *Txn) mayDelete(repo *pfspb.Repo) (bool, error) {
-	err := tx.s.auth.Check(tx.Context(), tx.Txn, resourceOf(repo), authpb.Permission_REPO_DELETE)
+	err := tx.s.auth.Check(tx.Context(), tx.Txn, ResourceOf(repo), authpb.Permission_REPO_DELETE)
 	if auth.Refused(err) {
 		return false, nil
 	}
@@ -457,7 +457,7 @@ func (s *Service) eachOf(ctx context.Context, repos []*pfspb.Repo, fn func(*pfsp
 			return err
 		}
 		for _, info := range infos {
-			info.AuthInfo = s.authInfo(ctx, resourceOf(info.Repo))
+			info.AuthInfo = s.authInfo(ctx, ResourceOf(info.Repo))
 			if err := fn(info); err != nil {
 				return err
 			}

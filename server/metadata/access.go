@@ -40,11 +40,7 @@ func (s *Service) permitRepo(ctx context.Context, tx *pfs.Txn, p *pfspb.RepoPick
 	repo := pfs.NormalizeRepo(&pfspb.Repo{
 		Project: &pfspb.Project{Name: name.GetProject().GetName()}, Name: name.GetName(), Type: name.GetType(),
 	})
-	res := auth.Repo(repo.GetProject().GetName(), repo.GetName())
-	if repo.GetType() == pfs.SpecType {
-		res = auth.SpecRepo(repo.GetProject().GetName(), repo.GetName())
-	}
-	return s.auth.Check(ctx, tx.Txn, res, perm)
+	return s.auth.Check(ctx, tx.Txn, pfs.ResourceOf(repo), perm)
 }
 
 // repoOf is the repo that the commit of a picker lies in.
