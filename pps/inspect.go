@@ -18,6 +18,7 @@ import (
 
 	"github.com/minipachd/minipachd/pfs"
 	"github.com/minipachd/minipachd/pps/jq"
+	"github.com/minipachd/minipachd/pps/scheduler"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -145,29 +146,10 @@ func locateService(info *ppspb.PipelineInfo, holder *recordpb.DaemonRecord) {
 	}
 }
 
-// unattended is what a status means when no daemon has the pipeline any more: whoever
-// wrote it is gone with its workers, and keeps none of its promises. nil if nobody
-// had the pipeline yet.
+// unattended is what a status means when no daemon has the pipeline any more; nil if
+// nobody had it yet.
 func unattended(observed *recordpb.PipelineStatus) *recordpb.PipelineStatus {
-	st := proto.CloneOf(observed)
-	if st == nil {
-		return nil
-	}
-	left := st.WorkersAvailable > 0 || st.NextStart != nil
-	st.WorkersAvailable, st.WorkersStartedAt, st.NextStart = 0, nil, nil
-	switch st.State {
-	case ppspb.PipelineState_PIPELINE_STARTING:
-		left = left || st.Reason == ""
-	case ppspb.PipelineState_PIPELINE_RUNNING, ppspb.PipelineState_PIPELINE_CRASHING:
-		left = true
-	default:
-		left = false
-	}
-	if left { // otherwise it says itself why there are no workers
-		st.State = ppspb.PipelineState_PIPELINE_STARTING
-		st.Reason = "the pachd that ran it is gone; waiting for one that takes over"
-	}
-	return st
+	return scheduler.Abandoned(observed, "the pachd that ran it is gone; waiting for one that takes over")
 }
 
 // listQuery selects pipelines; its zero value means all of them.

@@ -134,13 +134,7 @@ func takenOver(earlier *recordpb.PipelineStatus) *recordpb.PipelineStatus {
 		earlier.GetState() != ppspb.PipelineState_PIPELINE_RUNNING && earlier.GetState() != ppspb.PipelineState_PIPELINE_CRASHING {
 		return nil
 	}
-	st := proto.CloneOf(earlier)
-	st.WorkersAvailable, st.WorkersStartedAt, st.NextStart = 0, nil, nil
-	if st.State != ppspb.PipelineState_PIPELINE_PAUSED && st.State != ppspb.PipelineState_PIPELINE_FAILURE {
-		st.State = ppspb.PipelineState_PIPELINE_STARTING
-		st.Reason = "taken over from a pachd that is gone"
-	}
-	return st
+	return Abandoned(earlier, "taken over from a pachd that is gone")
 }
 
 // insist tries something again until it works, ctx ends, the error is errGone, or the

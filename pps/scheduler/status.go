@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -127,3 +128,27 @@ func (s *state) ofSlot(i int, text string) string {
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Abandoned is what a status means when the daemon that wrote it is gone with its
+// workers: it keeps none of its promises. Reason is said of it, unless it says itself
+// why there are no workers. nil stays nil.
+func Abandoned(written *recordpb.PipelineStatus, reason string) *recordpb.PipelineStatus {
+	st := proto.CloneOf(written)
+	if st == nil {
+		return nil
+	}
+	left := st.WorkersAvailable > 0 || st.NextStart != nil
+	st.WorkersAvailable, st.WorkersStartedAt, st.NextStart = 0, nil, nil
+	switch st.State {
+	case ppspb.PipelineState_PIPELINE_STARTING:
+		left = left || st.Reason == ""
+	case ppspb.PipelineState_PIPELINE_RUNNING, ppspb.PipelineState_PIPELINE_CRASHING:
+		left = true
+	default:
+		left = false
+	}
+	if left {
+		st.State, st.Reason = ppspb.PipelineState_PIPELINE_STARTING, reason
+	}
+	return st
+}
