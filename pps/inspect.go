@@ -286,8 +286,8 @@ func (s *Service) history(ctx context.Context, rec *recordpb.PipelineRecord, req
 	if err != nil {
 		return nil, err
 	}
-	for i := range infos {
-		if !reads {
+	if !reads {
+		for i := range infos {
 			infos[i] = outline(infos[i])
 		}
 	}
