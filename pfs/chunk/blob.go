@@ -43,25 +43,7 @@ func (b *blobBucket) check(ctx context.Context, op, key string) error {
 }
 
 func (b *blobBucket) Put(ctx context.Context, key string, parts ...[]byte) error {
-	if err := b.check(ctx, "put", key); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // before Close it abandons the write
-	w, err := b.b.NewWriter(ctx, key, &blob.WriterOptions{ContentType: "application/octet-stream"})
-	if err != nil {
-		return b.fault("put", key, err)
-	}
-	for _, p := range parts {
-		if _, err := w.Write(p); err != nil {
-			cancel()
-			return errors.Join(b.fault("put", key, err), w.Close())
-		}
-	}
-	if err := w.Close(); err != nil {
-		return b.fault("put", key, err)
-	}
-	return nil
+	return put(ctx, b, key, parts)
 }
 
 func (b *blobBucket) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {

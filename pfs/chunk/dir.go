@@ -2,7 +2,6 @@ package chunk
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -120,51 +119,7 @@ func (b *dirBucket) file(key string) string {
 }
 
 func (b *dirBucket) Put(ctx context.Context, key string, parts ...[]byte) error {
-	if err := checkKey("put", key); err != nil {
-		return err
-	}
-	if err := b.put(ctx, key, parts); err != nil {
-		return fmt.Errorf("put object %s: %w", key, diskError(b.root, err))
-	}
-	return nil
-}
-
-func (b *dirBucket) put(ctx context.Context, key string, parts [][]byte) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	tmp := b.file(tmpDir + "/" + rand.Text())
-	f, err := b.fs.Create(tmp)
-	if err != nil {
-		return err
-	}
-	if err = fill(ctx, f, parts); err == nil {
-		if err = b.mkdir(path.Dir(key)); err == nil {
-			err = b.fs.Rename(tmp, b.file(key))
-		}
-	}
-	if err != nil {
-		_ = b.fs.Remove(tmp) // the next sweep does it if this fails
-	}
-	return err
-}
-
-// fill writes the parts to f, makes them durable and closes f.
-func fill(ctx context.Context, f file, parts [][]byte) (err error) {
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	for _, p := range parts {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if _, err := f.Write(p); err != nil {
-			return err
-		}
-	}
-	return f.Sync()
+	return put(ctx, b, key, parts)
 }
 
 // mkdir makes a directory below root and all above it.

@@ -19,6 +19,21 @@ type Object interface {
 	Abort()
 }
 
+// put is Bucket.Put of a bucket that has Begin.
+func put(ctx context.Context, b Bucket, key string, parts [][]byte) error {
+	o, err := b.Begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer o.Abort() // does nothing after its Put
+	for _, p := range parts {
+		if _, err := o.Write(p); err != nil {
+			return err
+		}
+	}
+	return o.Put()
+}
+
 // dirObject is a temporary file.
 type dirObject struct {
 	b        *dirBucket
@@ -59,7 +74,10 @@ func (o *dirObject) Write(p []byte) (int, error) {
 }
 
 func (o *dirObject) Put() error {
-	err := fill(o.ctx, o.f, nil)
+	err := o.f.Sync()
+	if cerr := o.f.Close(); err == nil {
+		err = cerr
+	}
 	o.f = nil
 	if err == nil {
 		err = o.ctx.Err()
