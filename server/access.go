@@ -14,6 +14,7 @@ type access struct {
 	// according to the request, or to decide what a listing shows.
 	asks  []authpb.Permission
 	class audit.Class
+	grows bool // it makes something new in etcd: refused while that is full
 }
 
 var (
@@ -43,6 +44,14 @@ func writes(a access) access {
 // controls is for methods that change anything else, or give secrets away.
 func controls(a access) access {
 	a.class = audit.Control
+	return a
+}
+
+// growing is for methods that make something new in etcd, files apart: those ask for
+// room where they are written. What frees space, or keeps workers going, is not among
+// them.
+func (a access) growing() access {
+	a.grows = true
 	return a
 }
 
@@ -121,12 +130,12 @@ var accessTable = map[string]access{
 
 	"/metadata.API/EditMetadata": controls(anyCaller.asking(authpb.Permission_PROJECT_SET_DEFAULTS, authpb.Permission_REPO_WRITE, authpb.Permission_REPO_CREATE_BRANCH, authpb.Permission_CLUSTER_EDIT_CLUSTER_METADATA)),
 
-	"/pfs_v2.API/CreateRepo":           controls(anyCaller.asking(authpb.Permission_PROJECT_CREATE_REPO, authpb.Permission_REPO_WRITE)),
+	"/pfs_v2.API/CreateRepo":           controls(anyCaller.asking(authpb.Permission_PROJECT_CREATE_REPO, authpb.Permission_REPO_WRITE)).growing(),
 	"/pfs_v2.API/InspectRepo":          reads(anyCaller.asking(authpb.Permission_PROJECT_LIST_REPO, authpb.Permission_REPO_READ)),
 	"/pfs_v2.API/ListRepo":             reads(anyCaller.asking(authpb.Permission_PROJECT_LIST_REPO, authpb.Permission_REPO_READ)),
 	"/pfs_v2.API/DeleteRepo":           controls(anyCaller.asking(authpb.Permission_REPO_DELETE)),
 	"/pfs_v2.API/DeleteRepos":          controls(anyCaller.asking(authpb.Permission_REPO_DELETE)),
-	"/pfs_v2.API/StartCommit":          writes(anyCaller.asking(authpb.Permission_REPO_WRITE)),
+	"/pfs_v2.API/StartCommit":          writes(anyCaller.asking(authpb.Permission_REPO_WRITE)).growing(),
 	"/pfs_v2.API/FinishCommit":         writes(anyCaller.asking(authpb.Permission_REPO_WRITE)),
 	"/pfs_v2.API/ClearCommit":          writes(anyCaller.asking(authpb.Permission_REPO_WRITE)),
 	"/pfs_v2.API/InspectCommit":        reads(anyCaller.asking(authpb.Permission_REPO_INSPECT_COMMIT)),
@@ -141,7 +150,7 @@ var accessTable = map[string]access{
 	"/pfs_v2.API/FindCommits":          reads(anyCaller.asking(authpb.Permission_REPO_LIST_COMMIT, authpb.Permission_REPO_LIST_FILE)),
 	"/pfs_v2.API/WalkCommitProvenance": reads(anyCaller.asking(authpb.Permission_REPO_INSPECT_COMMIT)),
 	"/pfs_v2.API/WalkCommitSubvenance": reads(anyCaller.asking(authpb.Permission_REPO_INSPECT_COMMIT)),
-	"/pfs_v2.API/CreateBranch":         controls(anyCaller.asking(authpb.Permission_REPO_CREATE_BRANCH, authpb.Permission_REPO_READ)),
+	"/pfs_v2.API/CreateBranch":         controls(anyCaller.asking(authpb.Permission_REPO_CREATE_BRANCH, authpb.Permission_REPO_READ)).growing(),
 	"/pfs_v2.API/InspectBranch":        reads(anyCaller.asking(authpb.Permission_REPO_LIST_BRANCH)),
 	"/pfs_v2.API/ListBranch":           reads(anyCaller.asking(authpb.Permission_REPO_LIST_BRANCH)),
 	"/pfs_v2.API/DeleteBranch":         controls(anyCaller.asking(authpb.Permission_REPO_DELETE_BRANCH)),
@@ -162,15 +171,15 @@ var accessTable = map[string]access{
 	"/pfs_v2.API/GetFileSet":           writes(anyCaller.asking(authpb.Permission_REPO_READ)),
 	"/pfs_v2.API/AddFileSet":           writes(anyCaller.asking(authpb.Permission_REPO_WRITE)),
 	"/pfs_v2.API/RenewFileSet":         writes(anyCaller),
-	"/pfs_v2.API/ComposeFileSet":       writes(anyCaller),
+	"/pfs_v2.API/ComposeFileSet":       writes(anyCaller).growing(),
 	"/pfs_v2.API/ShardFileSet":         writes(anyCaller),
 	"/pfs_v2.API/CheckStorage":         reads(anyCaller.asking(authpb.Permission_REPO_READ)),
-	"/pfs_v2.API/PutCache":             writes(anyCaller),
+	"/pfs_v2.API/PutCache":             writes(anyCaller).growing(),
 	"/pfs_v2.API/GetCache":             reads(anyCaller),
 	"/pfs_v2.API/ClearCache":           controls(anyCaller),
 	"/pfs_v2.API/ListTask":             reads(anyCaller),
 	"/pfs_v2.API/Egress":               controls(anyCaller.asking(authpb.Permission_REPO_READ)),
-	"/pfs_v2.API/CreateProject":        controls(cluster(authpb.Permission_PROJECT_CREATE).asking(authpb.Permission_PROJECT_SET_DEFAULTS)),
+	"/pfs_v2.API/CreateProject":        controls(cluster(authpb.Permission_PROJECT_CREATE).asking(authpb.Permission_PROJECT_SET_DEFAULTS)).growing(),
 	"/pfs_v2.API/InspectProject":       reads(anyCaller),
 	"/pfs_v2.API/InspectProjectV2":     reads(anyCaller),
 	"/pfs_v2.API/ListProject":          reads(anyCaller),
@@ -190,8 +199,8 @@ var accessTable = map[string]access{
 	"/pps_v2.API/CreateDatum":        controls(anyCaller),
 	"/pps_v2.API/RestartDatum":       controls(anyCaller.asking(authpb.Permission_REPO_WRITE)),
 	"/pps_v2.API/RerunPipeline":      controls(anyCaller.asking(authpb.Permission_REPO_WRITE)),
-	"/pps_v2.API/CreatePipeline":     controls(anyCaller.asking(authpb.Permission_PROJECT_CREATE_REPO)),
-	"/pps_v2.API/CreatePipelineV2":   controls(anyCaller.asking(authpb.Permission_PROJECT_CREATE_REPO, authpb.Permission_REPO_WRITE)),
+	"/pps_v2.API/CreatePipeline":     controls(anyCaller.asking(authpb.Permission_PROJECT_CREATE_REPO)).growing(),
+	"/pps_v2.API/CreatePipelineV2":   controls(anyCaller.asking(authpb.Permission_PROJECT_CREATE_REPO, authpb.Permission_REPO_WRITE)).growing(),
 	"/pps_v2.API/InspectPipeline":    reads(anyCaller.asking(authpb.Permission_REPO_READ)),
 	"/pps_v2.API/ListPipeline":       reads(anyCaller.asking(authpb.Permission_PROJECT_LIST_REPO, authpb.Permission_REPO_READ)),
 	"/pps_v2.API/DeletePipeline":     controls(anyCaller.asking(authpb.Permission_REPO_DELETE)),
@@ -201,7 +210,7 @@ var accessTable = map[string]access{
 	"/pps_v2.API/RunPipeline":        controls(anyCaller),
 	"/pps_v2.API/RunCron":            controls(anyCaller.asking(authpb.Permission_REPO_WRITE)),
 	"/pps_v2.API/CheckStatus":        reads(anyCaller),
-	"/pps_v2.API/CreateSecret":       controls(cluster(authpb.Permission_CLUSTER_CREATE_SECRET)),
+	"/pps_v2.API/CreateSecret":       controls(cluster(authpb.Permission_CLUSTER_CREATE_SECRET)).growing(),
 	"/pps_v2.API/DeleteSecret":       controls(cluster(authpb.Permission_SECRET_DELETE)),
 	"/pps_v2.API/ListSecret":         reads(cluster(authpb.Permission_CLUSTER_LIST_SECRETS)),
 	"/pps_v2.API/InspectSecret":      reads(cluster(authpb.Permission_SECRET_INSPECT)),
