@@ -58,7 +58,7 @@ type Config struct {
 	RootToken string
 	// AuditDir has the audit log; empty means a folder of DataDir, AuditOff none.
 	AuditDir string
-	// Grace is how long a worker has between SIGTERM and SIGKILL.
+	// Grace is how long a worker has between SIGTERM and SIGKILL; negative: no time.
 	Grace time.Duration
 	// GCInterval is the time between two garbage collections; negative for none.
 	GCInterval time.Duration

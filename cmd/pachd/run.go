@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -72,6 +73,25 @@ lists are separated by commas. A flag on the command line wins.`,
 			if cfg.GCGrace == 0 {
 				cfg.GCGrace = -1
 			}
+			for _, d := range []struct {
+				flag  string
+				value time.Duration
+			}{
+				{"initial-backoff", cfg.InitialBackoff},
+				{"max-backoff", cfg.MaxBackoff},
+				{"backoff-reset", cfg.ResetAfter},
+				{"lease-ttl", cfg.LeaseTTL},
+			} {
+				if d.value == 0 {
+					return fmt.Errorf("--%s must not be 0", d.flag)
+				}
+			}
+			switch {
+			case cfg.Grace < 0:
+				return errors.New("--grace-period must not be negative; 0 is none")
+			case cfg.Grace == 0:
+				cfg.Grace = -1
+			}
 			switch {
 			case cfg.BackoffFactor == 0:
 				return errors.New("--backoff-factor is 0; want 1 to 100")
@@ -116,7 +136,7 @@ lists are separated by commas. A flag on the command line wins.`,
 	f.StringVar(&cfg.TLSClientCA, "tls-client-ca", "", "PEM file of CAs: only clients with a certificate that one of them has signed are served")
 	f.StringVar(&rootTokenFile, "auth-root-token-file", "", "file with the token of the root user, to be used when auth is turned on (default: the environment variable AUTH_ROOT_TOKEN, or a random one)")
 	f.StringVar(&cfg.AuditDir, "audit-dir", "", `directory of the audit log, or "off" for none (default: the folder audit of --data-dir)`)
-	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL")
+	f.DurationVar(&cfg.Grace, "grace-period", server.DefaultGrace, "time that a worker has between SIGTERM and SIGKILL; 0 for none")
 	f.DurationVar(&cfg.GCInterval, "gc-interval", server.DefaultGCInterval, "time between two collections of garbage in the bucket and in etcd; 0 for none")
 	f.DurationVar(&cfg.GCGrace, "gc-grace", server.DefaultGCGrace, "time that readers may go on with a commit after it was deleted")
 	f.StringSliceVar(&cfg.URLs.Schemes, "url-sources", remote.Schemes(), "schemes of URLs that files may be taken from and written to; empty for none")

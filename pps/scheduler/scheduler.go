@@ -49,7 +49,7 @@ type Config struct {
 	// Secrets are those of transform.secrets; nil knows none.
 	Secrets Secrets
 
-	// Grace is the time between SIGTERM and SIGKILL; default 30 s.
+	// Grace is the time between SIGTERM and SIGKILL; default 30 s, negative: none.
 	Grace time.Duration
 	// The pauses between starts of a worker: the first (default 1 s), the longest
 	// (default 5 min), the factor from one to the next (default 2) and the share by
@@ -101,7 +101,7 @@ func orElse[T comparable](value, otherwise T) T {
 
 // New makes a scheduler; nothing happens before Run.
 func New(cfg Config) *Scheduler {
-	cfg.Grace = orElse(cfg.Grace, 30*time.Second)
+	cfg.Grace = max(0, orElse(cfg.Grace, 30*time.Second))
 	cfg.LeaseTTL = orElse(cfg.LeaseTTL, 10*time.Second)
 	cfg.Logger = orElse(cfg.Logger, zap.NewNop())
 	if cfg.Output == nil {
