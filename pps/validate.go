@@ -7,6 +7,7 @@ import (
 	"regexp"
 
 	"github.com/minipachd/minipachd/pps/resources"
+	"github.com/minipachd/minipachd/pps/runtime"
 	"github.com/minipachd/minipachd/pps/secrets"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
 )
@@ -66,6 +67,9 @@ func validateTransform(req *ppspb.CreatePipelineRequest) error {
 		return errors.New("pipeline must specify a transform")
 	case req.Transform.GetImage() == "":
 		return errors.New("pipeline transform must contain an image")
+	}
+	if _, err := runtime.ParseUmask(req.Transform.GetUmask()); err != nil {
+		return invalid("transform.%v", err)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func Parse(requests, limits *ppspb.ResourceSpec) (runtime.Resources, error) {
 	return runtime.Resources{
 		CPULimit: most.cpu, CPURequest: want.cpu,
 		MemoryLimit: most.memory.n, MemoryRequest: request.n,
-		DiskLimit: most.disk.n, GPUs: max(want.gpus, most.gpus),
+		DiskLimit: most.disk.n, DiskRequest: diskRequest.n, GPUs: max(want.gpus, most.gpus),
 	}, nil
 }
 

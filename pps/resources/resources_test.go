@@ -35,7 +35,7 @@ func TestParse_RequestsAndLimits(t *testing.T) {
 	got, err := Parse(
 		&ppspb.ResourceSpec{Cpu: 0.1, Memory: "32Mi", Disk: "1G"},
 		&ppspb.ResourceSpec{Cpu: 0.5, Memory: "64Mi", Disk: "2G", Gpu: &ppspb.GPUSpec{Number: 2}})
-	want := runtime.Resources{CPURequest: 0.1, CPULimit: 0.5, MemoryRequest: 32 << 20, MemoryLimit: 64 << 20, DiskLimit: 2e9, GPUs: 2}
+	want := runtime.Resources{CPURequest: 0.1, CPULimit: 0.5, MemoryRequest: 32 << 20, MemoryLimit: 64 << 20, DiskLimit: 2e9, DiskRequest: 1e9, GPUs: 2}
 	if err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}

@@ -49,6 +49,8 @@ type Spec struct {
 	// User is "name", "uid", "name:group" or "uid:gid"; empty means the
 	// runtime's own user.
 	User string
+	// Umask is what ParseUmask reads.
+	Umask string
 
 	// Dir is the worker's scratch directory. Empty, as it usually is, lets the
 	// runtime choose; either way the runtime makes it, empties it before
@@ -71,6 +73,22 @@ type Spec struct {
 	Stdout, Stderr io.Writer
 }
 
+// DefaultUmask is the umask of a worker that is given none.
+const DefaultUmask = 0o022
+
+// ParseUmask reads a umask: one to four octal digits, at most 777; empty means
+// DefaultUmask.
+func ParseUmask(text string) (int, error) {
+	if text == "" {
+		return DefaultUmask, nil
+	}
+	mask, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || mask > 0o777 || len(text) > 4 {
+		return 0, fmt.Errorf("umask must be an octal number from 000 to 777, such as \"027\", not %q", text)
+	}
+	return int(mask), nil
+}
+
 // File is a file to be made for a worker.
 type File struct {
 	Path string // relative, slash-separated, without "." and ".."
@@ -84,6 +102,7 @@ type Resources struct {
 	MemoryLimit   int64   // bytes
 	MemoryRequest int64   // bytes that are taken away from it last
 	DiskLimit     int64   // bytes that its files in the scratch directory may take
+	DiskRequest   int64   // bytes of disk that are there for it
 	GPUs          int64
 }
 

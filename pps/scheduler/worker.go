@@ -33,6 +33,7 @@ func (s *Scheduler) workerSpec(slot int, info *ppspb.PipelineInfo) (runtime.Spec
 		Stdin:       transform.GetStdin(),
 		WorkingDir:  transform.GetWorkingDir(),
 		User:        transform.GetUser(),
+		Umask:       transform.GetUmask(),
 	}
 	// The dot keeps a-b.c and a.b-c apart: names have none.
 	spec.WorkerID = fmt.Sprintf("%s.%s-v%d-%d", spec.Project, spec.Pipeline, spec.Version, slot)

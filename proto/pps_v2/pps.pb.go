@@ -6566,8 +6566,11 @@ type Transform struct {
 	Dockerfile       string                 `protobuf:"bytes,13,opt,name=dockerfile,proto3" json:"dockerfile,omitempty"`
 	MemoryVolume     bool                   `protobuf:"varint,14,opt,name=memory_volume,json=memoryVolume,proto3" json:"memory_volume,omitempty"`
 	DatumBatching    bool                   `protobuf:"varint,15,opt,name=datum_batching,json=datumBatching,proto3" json:"datum_batching,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Own field of this server; others ignore it: which permissions the files that a worker
+	// makes do not get, in octal digits, "022" if left out.
+	Umask         string `protobuf:"bytes,1000,opt,name=umask,proto3" json:"umask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transform) Reset() {
@@ -6703,6 +6706,13 @@ func (x *Transform) GetDatumBatching() bool {
 		return x.DatumBatching
 	}
 	return false
+}
+
+func (x *Transform) GetUmask() string {
+	if x != nil {
+		return x.Umask
+	}
+	return ""
 }
 
 // The request of UpdateJobState.
@@ -8805,7 +8815,7 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"\boperator\x18\x02 \x01(\x0e2\x1a.pps_v2.TolerationOperatorR\boperator\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\tR\x05value\x12+\n" +
 	"\x06effect\x18\x04 \x01(\x0e2\x13.pps_v2.TaintEffectR\x06effect\x12J\n" +
-	"\x12toleration_seconds\x18\x05 \x01(\v2\x1b.google.protobuf.Int64ValueR\x11tolerationSeconds\"\xa7\x04\n" +
+	"\x12toleration_seconds\x18\x05 \x01(\v2\x1b.google.protobuf.Int64ValueR\x11tolerationSeconds\"\xbe\x04\n" +
 	"\tTransform\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x10\n" +
 	"\x03cmd\x18\x02 \x03(\tR\x03cmd\x12\x17\n" +
@@ -8825,7 +8835,8 @@ const file_pps_v2_pps_proto_rawDesc = "" +
 	"dockerfile\x18\r \x01(\tR\n" +
 	"dockerfile\x12#\n" +
 	"\rmemory_volume\x18\x0e \x01(\bR\fmemoryVolume\x12%\n" +
-	"\x0edatum_batching\x18\x0f \x01(\bR\rdatumBatching\x1a6\n" +
+	"\x0edatum_batching\x18\x0f \x01(\bR\rdatumBatching\x12\x15\n" +
+	"\x05umask\x18\xe8\a \x01(\tR\x05umask\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xed\x02\n" +

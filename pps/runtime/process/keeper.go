@@ -68,9 +68,8 @@ func keep() int {
 	if os.Getppid() != l.Daemon {
 		return 1 // it died before the parent-death signal was armed
 	}
-	// As in a container, whatever shell or unit started the daemon.
-	syscall.Umask(0o022)
 	err = makeGroup(&l)
+	syscall.Umask(l.Umask) // the program's; the keeper itself makes no files from here on
 	pid := 0
 	if err == nil {
 		pid, err = forkInGroup(&l, 0, 1, 2)

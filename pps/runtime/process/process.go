@@ -270,6 +270,10 @@ func (r *Runtime) prepare(spec *runtime.Spec) (*launch, error) {
 	if err != nil {
 		return nil, err
 	}
+	umask, err := runtime.ParseUmask(spec.Umask)
+	if err != nil {
+		return nil, err
+	}
 	dir := spec.WorkingDir
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join(r.cfg.WorkingDir, dir)
@@ -299,7 +303,7 @@ func (r *Runtime) prepare(spec *runtime.Spec) (*launch, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &launch{Path: path, Args: spec.Cmd, Env: env, Dir: dir, As: as, Daemon: os.Getpid()}, nil
+	return &launch{Path: path, Args: spec.Cmd, Env: env, Dir: dir, As: as, Umask: umask, Daemon: os.Getpid()}, nil
 }
 
 // makeScratch makes an empty scratch directory with the context file in it. What

@@ -375,8 +375,13 @@ func TestStart_UmaskIsNotTheDaemons(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
 	name := filepath.Join(t.TempDir(), "f")
-	start(t, newRuntime(t), "umask", func(spec *runtime.Spec) { spec.Env = append(spec.Env, "TEST_FILE="+name) }).ended()
-	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o644 {
-		t.Error(info.Mode(), err)
+	for umask, want := range map[string]os.FileMode{"": 0o644, "027": 0o640, "0": 0o666, "0777": 0} {
+		start(t, newRuntime(t), "umask", func(spec *runtime.Spec) {
+			spec.Umask, spec.Env = umask, append(spec.Env, "TEST_FILE="+name)
+		}).ended()
+		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != want {
+			t.Errorf("umask %q: %v, %v", umask, info.Mode(), err)
+		}
+		os.Remove(name)
 	}
 }

@@ -20,6 +20,7 @@ type launch struct {
 	Env    []string `json:"env"`
 	Dir    string   `json:"dir"`
 	As     *account `json:"as,omitempty"`
+	Umask  int      `json:"umask"`
 	Daemon int      `json:"daemon"`
 	// Group is where the program runs; nil without control groups.
 	Group *cgroup.Group `json:"group,omitempty"`

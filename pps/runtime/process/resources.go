@@ -36,6 +36,9 @@ func (r *Runtime) Unenforced(want runtime.Resources) []string {
 	if want.CPURequest > 0 && cpu != nil {
 		add("resource_requests.cpu, %v, has no effect (%v)", number64(want.CPURequest), cpu)
 	}
+	if want.DiskRequest > 0 {
+		add("resource_requests.disk, %s, has no effect: the process runtime keeps no space free for a worker", runtime.Bytes(want.DiskRequest))
+	}
 	if want.GPUs > 0 {
 		add("gpu means nothing to the process runtime: workers see the devices of this machine")
 	}
@@ -60,7 +63,7 @@ func (r *Runtime) confine(spec *runtime.Spec, l *launch) {
 	if !r.groups.Usable() {
 		return
 	}
-	l.Bounded = want != (runtime.Resources{})
+	l.Bounded = want.CPULimit > 0 || want.CPURequest > 0 || want.MemoryLimit > 0 || want.MemoryRequest > 0
 	l.Group = r.groups.Group(spec.WorkerID, cgroup.Limits{
 		CPU: want.CPULimit, CPUShare: want.CPURequest, Memory: want.MemoryLimit, MemoryLow: want.MemoryRequest,
 	})

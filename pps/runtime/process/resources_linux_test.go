@@ -62,12 +62,12 @@ func TestResources_MemoryLimitKillsAndSaysSo(t *testing.T) {
 func TestResources_MemoryLimitWithoutControlGroups(t *testing.T) {
 	r := newRuntime(t)
 	r.groups = &cgroup.Tree{}
-	want := runtime.Resources{MemoryLimit: 64 << 20, CPULimit: 0.5, CPURequest: 0.5, MemoryRequest: 1 << 20, DiskLimit: 1 << 30, GPUs: 1}
+	want := runtime.Resources{MemoryLimit: 64 << 20, CPULimit: 0.5, CPURequest: 0.5, MemoryRequest: 1 << 20, DiskLimit: 1 << 30, DiskRequest: 1 << 20, GPUs: 1}
 	s := start(t, r, "eat", with(want))
 	if got := s.ended().String(); got != "killed: out of memory (limit 64 MiB)" {
 		t.Error(got)
 	}
-	if got := r.Unenforced(want); len(got) != 5 || !strings.Contains(got[0], "64 MiB, is enforced only by looking") {
+	if got := r.Unenforced(want); len(got) != 6 || !strings.Contains(got[0], "64 MiB, is enforced only by looking") {
 		t.Errorf("%q", got)
 	}
 	if got := r.Unenforced(runtime.Resources{}); got != nil {
