@@ -240,7 +240,7 @@ func TestFinish_InOneTransaction(t *testing.T) {
 		if err := tx.putLayers(layers); err != nil {
 			return err
 		}
-		if _, err := tx.appendLayers(rec, refs, size); err != nil {
+		if err := tx.appendLayers(rec, refs, size); err != nil {
 			return err
 		}
 		return tx.FinishCommit(second, "", "", false)

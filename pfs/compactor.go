@@ -24,10 +24,10 @@ func newCompactor() *compactor {
 	return &compactor{pending: map[string]*pfspb.Branch{}, wake: make(chan struct{}, 1)}
 }
 
-// pokeCompactor tells that a branch has a new head of so many layers.
-func (s *Service) pokeCompactor(branch *pfspb.Branch, layers int) {
-	if layers < 4 {
-		return // nothing to fold below the fan-out
+// pokeCompactor tells that a branch has a new head, of these layers.
+func (s *Service) pokeCompactor(branch *pfspb.Branch, stack []*recordpb.LayerRef) {
+	if lo, hi := fileset.Plan(stack); lo == hi {
+		return // nothing to fold
 	}
 	c := s.compactor
 	c.mu.Lock()

@@ -269,9 +269,11 @@ func (s *Service) AddFileSet(ctx context.Context, req *pfspb.AddFileSetRequest) 
 			return err
 		}
 		if open = rec.Info.Commit; rec.Policy != nil {
-			return tx.putExplicit(rec, stored(fs.Layers))
+			_, err := tx.putExplicit(rec, stored(fs.Layers), nil)
+			return err
 		}
-		own, err = tx.appendLayers(rec, fs.Layers, fs.SizeBytesUpperBound)
+		err = tx.appendLayers(rec, fs.Layers, fs.SizeBytesUpperBound)
+		own = int(rec.OwnLayers)
 		return err
 	})
 	if err == nil && own > maxOwnLayers {

@@ -89,7 +89,7 @@ func (s *Service) finishCommit(ctx context.Context, slots chan struct{}, repo *p
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	depth := 0
+	var stack []*recordpb.LayerRef
 	err := s.Update(ctx, func(tx *Txn) error {
 		rec, err := find(tx)
 		if err != nil {
@@ -108,12 +108,12 @@ func (s *Service) finishCommit(ctx context.Context, slots chan struct{}, repo *p
 			return err
 		}
 		applied.New = withRecords(applied.New)
-		depth = len(applied.Stack)
+		stack = applied.Stack
 		tx.Delete(finishingKey(rec))
 		return tx.setApplied(rec, applied)
 	})
 	if err == nil {
-		s.pokeCompactor(branch, depth)
+		s.pokeCompactor(branch, stack)
 	}
 	return err
 }
@@ -144,7 +144,7 @@ func (tx *Txn) finishSmall(rec *recordpb.CommitRecord) (done bool, err error) {
 	}
 	applied.New = withRecords(applied.New)
 	branch := &pfspb.Branch{Repo: rec.Info.Commit.Repo, Name: rec.Branch}
-	tx.Defer(func() { tx.s.pokeCompactor(branch, len(applied.Stack)) })
+	tx.Defer(func() { tx.s.pokeCompactor(branch, applied.Stack) })
 	return true, tx.setApplied(rec, applied)
 }
 

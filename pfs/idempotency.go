@@ -170,7 +170,7 @@ func (s *Service) known(ctx context.Context, o *once) (known bool, err error) {
 // sets the id of the commit that there is then.
 func (s *Service) attachOnce(ctx context.Context, o *once, layers []*fileset.Layer) error {
 	for {
-		err := s.enqueue(ctx, o.branch, &oneShot{ctx: ctx, layers: layers, once: o})
+		err := s.enqueue(o.branch, &oneShot{ctx: ctx, layers: layers, once: o})
 		var open *ParentOpenError
 		if !errors.As(err, &open) {
 			return err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -48,11 +49,12 @@ func (s *Service) ModifyFile(stream modifyStream) error {
 		return s.modifyOnce(stream, commit.SetCommit, key)
 	}
 	// Fail before the data is sent if it is clear already that it cannot be kept.
-	if _, err := s.target(ctx, commit.SetCommit); err != nil {
+	t, err := s.target(ctx, commit.SetCommit)
+	if err != nil {
 		return err
 	}
 	err = s.modify(ctx, received{stream}, commit.SetCommit, func(layers []*fileset.Layer) error {
-		return s.attach(ctx, commit.SetCommit, layers)
+		return s.attachTo(ctx, t, commit.SetCommit, layers)
 	})
 	if err != nil {
 		return err
@@ -266,69 +268,114 @@ func (tx *Txn) target(c *pfspb.Commit) (*target, error) {
 	return &target{branch: branch}, nil
 }
 
-// attach gives the finished layers of a stream to the commit they are for. What
-// the target is may have changed since the stream began, so it is found anew.
+// attach gives the finished layers of a stream to the commit they are for.
 func (s *Service) attach(ctx context.Context, c *pfspb.Commit, layers []*fileset.Layer) error {
+	t, err := s.target(ctx, c)
+	if err != nil {
+		return err
+	}
+	return s.attachTo(ctx, t, c, layers)
+}
+
+// attachTo is attach with the target that c had when the stream began. If it has
+// become another one since, the transaction for the first says so and changes nothing.
+func (s *Service) attachTo(ctx context.Context, t *target, c *pfspb.Commit, layers []*fileset.Layer) error {
 	for {
-		t, err := s.target(ctx, c)
-		if err != nil {
+		var err error
+		if t.open != nil {
+			err = s.appendOpen(ctx, t.open.Info.Commit, layers)
+		} else {
+			err = s.commitOneShot(ctx, t.branch, layers)
+		}
+		var open *ParentOpenError
+		var finished *CommitFinishedError
+		var gone *CommitNotFoundError
+		if !errors.As(err, &open) && !errors.As(err, &finished) && !errors.As(err, &gone) {
 			return err
 		}
-		if t.open != nil {
-			return s.appendOpen(ctx, t.open.Info.Commit, layers)
+		if t, err = s.target(ctx, c); err != nil {
+			return err
 		}
-		err = s.commitOneShot(ctx, t.branch, layers)
-		var open *ParentOpenError
-		if errors.As(err, &open) {
-			continue // somebody opened a commit meanwhile: the data belongs there
-		}
-		return err
 	}
 }
 
 // maxOwnLayers is how many streams an open commit takes before they are folded.
 const maxOwnLayers = 32
 
-// appendOpen adds layers on top of an open commit.
+// appendOpen adds layers on top of an open commit. Streams that come while another's
+// transaction is under way share the next one.
 func (s *Service) appendOpen(ctx context.Context, c *pfspb.Commit, layers []*fileset.Layer) error {
 	if len(layers) == 0 {
 		return nil
 	}
+	return s.queues.join(idKey(c.Id, c.Repo), &oneShot{ctx: ctx, layers: layers}, func(g *group) { s.appendGroup(g, c) })
+}
+
+// appendGroup is appendOpen for a group.
+func (s *Service) appendGroup(g *group, c *pfspb.Commit) {
+	ctx, cancel := g.context()
+	defer cancel()
 	own := 0
-	err := s.Update(ctx, func(tx *Txn) error {
+	g.run(ctx, s, func(tx *Txn) error {
 		rec, err := tx.commit(c.Repo, c.Id)
 		if err != nil {
 			return err
 		}
-		if rec.Policy != nil {
-			return tx.putExplicit(rec, layers)
+		var known []*fileset.Layer
+		for i, o := range g.members {
+			if g.skips(i) {
+				continue
+			}
+			made, err := tx.appendOne(rec, o.layers, known)
+			if err != nil {
+				if err := g.fails(tx, err, i); err != nil {
+					return err
+				}
+				continue
+			}
+			guard(tx.Txn, writerOf(o.ctx))
+			known = append(known, made...)
 		}
-		if err := tx.putLayers(layers); err != nil {
-			return err
-		}
-		refs, size := refsOf(layers)
-		own, err = tx.appendLayers(rec, refs, size)
-		return err
+		own = int(rec.OwnLayers)
+		return nil
 	})
-	if err != nil {
-		return err
+	g.answer()
+	if g.err == nil && own > maxOwnLayers {
+		if err := s.foldOpen(ctx, c); err != nil {
+			s.log.Warn("fold layers of an open commit", zap.String("commit", CommitName(c)), zap.Error(err))
+		}
 	}
-	if own > maxOwnLayers {
-		return s.foldOpen(ctx, c)
+}
+
+// appendOne puts the layers of one stream on top of an open commit, and returns those
+// that it added to etcd. Unless an error is a *halfDoneError, nothing has changed.
+func (tx *Txn) appendOne(rec *recordpb.CommitRecord, layers, known []*fileset.Layer) ([]*fileset.Layer, error) {
+	if rec.Policy != nil && state(rec.Info) < pfspb.CommitState_FINISHING {
+		return tx.putExplicit(rec, layers, known)
 	}
-	return nil
+	if err := tx.rely(layers); err != nil {
+		return nil, err
+	}
+	refs, size := refsOf(layers)
+	if err := tx.appendLayers(rec, refs, size); err != nil {
+		return nil, err
+	}
+	if err := tx.putLayers(layers); err != nil {
+		return nil, &halfDoneError{err}
+	}
+	return layers, nil
 }
 
 // appendLayers puts layers with so many bytes of content on top of a commit, which
-// must be open, and tells how many of its layers are its own then.
-func (tx *Txn) appendLayers(rec *recordpb.CommitRecord, refs []*recordpb.LayerRef, size int64) (own int, err error) {
+// must be open.
+func (tx *Txn) appendLayers(rec *recordpb.CommitRecord, refs []*recordpb.LayerRef, size int64) error {
 	if state(rec.Info) >= pfspb.CommitState_FINISHING {
-		return 0, &CommitFinishedError{Commit: rec.Info.Commit}
+		return &CommitFinishedError{Commit: rec.Info.Commit}
 	}
 	rec.Layers = append(rec.Layers, refs...)
 	rec.OwnLayers += uint32(len(refs))
 	rec.Info.SizeBytesUpperBound += size
-	return int(rec.OwnLayers), tx.putCommit(rec)
+	return tx.putCommit(rec)
 }
 
 // foldOpen folds the layers that streams gave to an open commit into one.

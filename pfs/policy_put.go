@@ -1,13 +1,12 @@
 package pfs
 
 import (
-	"errors"
+	"cmp"
 	"time"
 
 	"github.com/minipachd/minipachd/pfs/fileset"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	recordpb "github.com/minipachd/minipachd/proto/record_v1"
-	"github.com/minipachd/minipachd/store"
 )
 
 // policy returns the policy of a branch's repo; nil if there is none.
@@ -42,19 +41,17 @@ type joining struct {
 	branch *pfspb.Branch
 	policy *recordpb.CommitPolicy
 	now    time.Time // by which commits are due
-	group  []*oneShot
-	errs   []error // of its members
+	group  *group
 
 	looked bool                   // open is up to date
 	open   *recordpb.CommitRecord // that the next put goes into; nil if it has to be started
 	known  []*fileset.Layer       // written before in the transaction
-	depth  int                    // layers of the newest commit
+	stack  []*recordpb.LayerRef   // of the newest commit
 }
 
-// all puts the members of the group for which skip is false into the policy commit,
-// in order, and into further ones as the policy says. What is wrong with one of
-// them goes to errs. After an error nothing may be kept of the transaction.
-func (j *joining) all(skip []bool) error {
+// all puts the members of the group into the policy commit, in order, and into further
+// ones as the policy says. After an error nothing may be kept of the transaction.
+func (j *joining) all() error {
 	var run []int // members to be written next, together
 	var bytes, files int64
 	keys := map[string]bool{}
@@ -64,12 +61,9 @@ func (j *joining) all(skip []bool) error {
 		clear(keys)
 		return err
 	}
-	for i, o := range j.group {
-		if skip[i] {
+	for i, o := range j.group.members {
+		if j.group.skips(i) {
 			continue
-		}
-		if j.errs[i] = o.ctx.Err(); j.errs[i] != nil {
-			continue // its client is gone: nobody waits for the put
 		}
 		if o.once != nil {
 			if keys[o.once.record()] { // its twin has to be there first
@@ -78,7 +72,7 @@ func (j *joining) all(skip []bool) error {
 				}
 			}
 			var done bool
-			if done, j.errs[i] = j.tx.repeats(o.once); done || j.errs[i] != nil {
+			if done, j.group.errs[i] = j.tx.repeats(o.once); done || j.group.errs[i] != nil {
 				continue
 			}
 			keys[o.once.record()] = true
@@ -86,7 +80,7 @@ func (j *joining) all(skip []bool) error {
 		if len(run) == 0 {
 			j.tx.author = j.tx.s.auth.Subject(o.ctx)
 			if err := j.look(); err != nil {
-				if err := j.fails([]int{i}, err); err != nil {
+				if err := j.group.fails(j.tx, err, i); err != nil {
 					return err
 				}
 				continue
@@ -103,23 +97,6 @@ func (j *joining) all(skip []bool) error {
 		}
 	}
 	return flush()
-}
-
-// fails stores the error of some members, or returns it if nothing may be kept of the
-// transaction.
-func (j *joining) fails(members []int, err error) error {
-	var wait *headFinishingError
-	var half *halfDoneError
-	if errors.As(err, &wait) || errors.As(err, &half) {
-		return err
-	}
-	if j.tx.cut(err) {
-		return store.ErrLeaseLost
-	}
-	for _, i := range members {
-		j.errs[i] = err
-	}
-	return nil
 }
 
 // look finds the open policy commit. One that is due, or was made on another branch
@@ -174,10 +151,10 @@ func (j *joining) join(members []int) error {
 	if len(members) == 0 {
 		return nil
 	}
-	j.tx.author = j.tx.s.auth.Subject(j.group[members[0]].ctx)
+	j.tx.author = j.tx.s.auth.Subject(j.group.members[members[0]].ctx)
 	var layers []*fileset.Layer
 	for _, i := range members {
-		layers = append(layers, j.group[i].layers...)
+		layers = append(layers, j.group.members[i].layers...)
 	}
 	rec, err := j.write(layers)
 	if err == nil && rec == nil && len(members) > 1 {
@@ -193,12 +170,12 @@ func (j *joining) join(members []int) error {
 	}
 	if err != nil {
 		j.looked = false
-		return j.fails(members, err)
+		return j.group.fails(j.tx, err, members...)
 	}
-	j.depth = len(rec.Layers)
+	j.stack = rec.Layers
 	for _, i := range members {
-		guard(j.tx.Txn, writerOf(j.group[i].ctx))
-		if err := j.tx.rememberPut(j.group[i].once, rec); err != nil {
+		guard(j.tx.Txn, writerOf(j.group.members[i].ctx))
+		if err := j.tx.rememberPut(j.group.members[i].once, rec); err != nil {
 			return err
 		}
 	}
@@ -317,22 +294,24 @@ func (tx *Txn) setPut(rec *recordpb.CommitRecord, a *fileset.Applied, layers []*
 	return tx.putCommit(rec)
 }
 
-// putExplicit puts layers into a policy commit that a client names by its id. Those
-// without a record are in etcd already.
-func (tx *Txn) putExplicit(rec *recordpb.CommitRecord, layers []*fileset.Layer) error {
+// putExplicit puts layers into a policy commit that a client names by its id, and
+// returns those that were added to etcd. Those without a record are in etcd already,
+// and so are the layers of the commit but for known. Unless an error is a
+// *halfDoneError, nothing has changed.
+func (tx *Txn) putExplicit(rec *recordpb.CommitRecord, layers, known []*fileset.Layer) ([]*fileset.Layer, error) {
 	if err := tx.rely(layers); err != nil {
-		return err
+		return nil, err
 	}
-	_, invalid, err := tx.putInto(rec, layers, nil)
-	if err == nil {
-		err = invalid
-	}
-	if err != nil {
-		return err
+	made, invalid, err := tx.putInto(rec, layers, known)
+	if err != nil || invalid != nil {
+		return nil, cmp.Or(err, invalid)
 	}
 	policy, _, err := tx.s.policies.Get(tx.Txn, repoKey(rec.Info.Commit.Repo))
-	if err != nil || policy == nil || !full(policy, rec.Policy.Bytes, rec.Policy.Files) {
-		return err
+	if err == nil && policy != nil && full(policy, rec.Policy.Bytes, rec.Policy.Files) {
+		err = tx.finish(rec, "", "")
 	}
-	return tx.finish(rec, "", "")
+	if err != nil {
+		return nil, &halfDoneError{err}
+	}
+	return made, nil
 }

@@ -366,7 +366,7 @@ func TestPolicy_TwinsInOneGroup(t *testing.T) {
 		m.must(layers, err)
 		group = append(group, &oneShot{ctx: limit(t), layers: layers, once: &once{branch: branch, key: "k", digest: []byte("d")}, done: make(chan error, 1)})
 	}
-	m.svc.commitGroup(limit(t), branch, group)
+	m.svc.commitGroup(newGroup(group), branch)
 	for _, o := range group {
 		m.must(nil, <-o.done)
 	}

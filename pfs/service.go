@@ -12,7 +12,6 @@ package pfs
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -79,7 +78,7 @@ type Service struct {
 	fileSets store.Collection[*recordpb.FileSetRecord]
 	cached   store.Collection[*recordpb.CacheRecord]
 
-	groups    sync.Map // one-shot commits that wait for each other, by branch key
+	queues    *queues // streams that share transactions
 	compactor *compactor
 	garbage   *gc.Collector
 	sweeps    chan struct{} // wakes the sweep of deleted repos; holds one
@@ -130,6 +129,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s.compactor = newCompactor()
+	s.queues = newQueues()
 	s.fileSets = store.NewCollection[*recordpb.FileSetRecord](fileSetPrefix)
 	s.cached = store.NewCollection[*recordpb.CacheRecord](cachePrefix)
 	s.garbage = gc.New(gc.Config{

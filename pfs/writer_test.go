@@ -89,11 +89,21 @@ func TestWriter_WhoseTimeIsOverWritesNothing(t *testing.T) {
 	m.must(nil, m.writeAs(limit(t), "r@master", "/a", "4"))
 }
 
-// Commits that share a transaction do not share the fate of one of them.
+// Streams that share a transaction do not share the fate of one of them, be each a
+// commit or all of one open commit.
 func TestWriter_RefusalSparesTheOthersOfAGroup(t *testing.T) {
+	t.Run("one-shot", func(t *testing.T) { refusalSparesOthers(t, false) })
+	t.Run("open commit", func(t *testing.T) { refusalSparesOthers(t, true) })
+}
+
+func refusalSparesOthers(t *testing.T, open bool) {
 	m := newMeta(t)
 	m.repo("r")
 	m.branch("r@master")
+	var c *pfspb.Commit
+	if open {
+		c = m.start("r@master")
+	}
 	live, _ := m.someone("live")
 	dead, w := m.someone("dead")
 	m.allow(w, "2")
@@ -120,8 +130,43 @@ func TestWriter_RefusalSparesTheOthersOfAGroup(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if open {
+		m.finish(c)
+	}
 	if n := m.inspect(commitOf("r@master")).Details.GetSizeBytes(); n != 40 {
 		t.Errorf("the head has %d bytes, want 40", n)
+	}
+}
+
+// A stream finds its target before its data comes, and the right one after that.
+func TestModifyFile_TargetChangesMeanwhile(t *testing.T) {
+	m := newMeta(t)
+	ctx := limit(t)
+	m.repo("r")
+	m.branch("r@master")
+	put := func(path string, meanwhile func()) error {
+		before, err := m.svc.target(ctx, commitOf("r@master"))
+		m.must(before, err)
+		w := m.svc.files.NewWriter(ctx)
+		defer w.Abort()
+		m.must(nil, w.Append(path, "default", []byte("x")))
+		layers, err := w.Finish()
+		m.must(layers, err)
+		meanwhile()
+		return m.svc.attachTo(ctx, before, commitOf("r@master"), layers)
+	}
+	var open *pfspb.Commit
+	m.must(nil, put("/opened", func() { open = m.start("r@master") }))
+	m.must(nil, put("/finished", func() { m.finish(open) }))
+	m.wantTree(open, "/ /opened=x")
+	m.wantTree(commitOf("r@master"), "/ /finished=x /opened=x")
+	m.start("r@master")
+	m.must(nil, put("/dropped", func() { m.must(nil, m.dropSet(m.inspectBranch("r@master").Head.Id)) }))
+	m.wantTree(commitOf("r@master"), "/ /dropped=x /finished=x /opened=x")
+	err := put("/gone", func() { m.must(m.svc.DeleteRepo(ctx, &pfspb.DeleteRepoRequest{Repo: repoOf("r")})) })
+	var gone *RepoNotFoundError
+	if !errors.As(err, &gone) {
+		t.Errorf("to a repo that was deleted meanwhile: %v", err)
 	}
 }
 
