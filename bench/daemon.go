@@ -65,7 +65,8 @@ func (d *daemon) measurements() []measurement {
 		{"one-shot commit of 100 bytes, 1 client", "commits/s", floorTxn, d.oneShot(1, func(int) string { return "r0" })},
 		{"the same, 8 clients, 8 repos", "commits/s", floorTxn8, d.oneShot(8, func(w int) string { return fmt.Sprintf("r%d", w) })},
 		{"the same, 8 clients, one branch", "commits/s", floorTxn8, d.oneShot(8, func(int) string { return "r8" })},
-		{"start, 10 modify, finish, wait", "cycles/s", floorTxn, d.cycles},
+		{"start, 10 modify, finish, wait", "cycles/s", floorTxn, d.cycles(1)},
+		{"the same, the 10 at once", "cycles/s", floorTxn, d.cycles(10)},
 		{"put one incompressible file", "MB/s", floorIn, d.put("bulk")},
 		{"put the same bytes again elsewhere", "MB/s", floorIn, d.put("again")},
 		{"get it back", "MB/s", floorOut, d.get},
@@ -95,13 +96,18 @@ func (d *daemon) createRepo(ctx context.Context, name string) error {
 	return err
 }
 
-// modify sends one ModifyFile stream whose messages send produces.
+// modify sends one ModifyFile stream to the head of a repo.
 func (d *daemon) modify(ctx context.Context, name string, send func(func(*pfspb.ModifyFileRequest) error) error) error {
+	return d.modifyCommit(ctx, head(name), send)
+}
+
+// modifyCommit sends one ModifyFile stream whose messages send produces.
+func (d *daemon) modifyCommit(ctx context.Context, c *pfspb.Commit, send func(func(*pfspb.ModifyFileRequest) error) error) error {
 	stream, err := d.pfs.ModifyFile(ctx)
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: head(name)}}); err != nil && !errors.Is(err, io.EOF) {
+	if err := stream.Send(&pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: c}}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if err := send(stream.Send); err != nil && !errors.Is(err, io.EOF) {

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"golang.org/x/sync/errgroup"
+
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
 
@@ -29,38 +31,37 @@ func drain[T any](stream grpc.ServerStreamingClient[T], err error) (int, error) 
 	}
 }
 
-// cycles counts commits that are opened, written to by ten streams, finished and
-// waited for.
-func (d *daemon) cycles(ctx context.Context) (float64, error) {
+// cycles counts commits of ten streams each, so many of them at once.
+func (d *daemon) cycles(atOnce int) func(context.Context) (float64, error) {
+	return func(ctx context.Context) (float64, error) {
+		return perSecond(ctx, 1, d.cfg.short, func(ctx context.Context, _, i int) error { return d.cycle(ctx, i, atOnce) })
+	}
+}
+
+func (d *daemon) cycle(ctx context.Context, i, atOnce int) error {
 	data := make([]byte, 100)
-	return perSecond(ctx, 1, d.cfg.short, func(ctx context.Context, _, i int) error {
-		branch := &pfspb.Branch{Repo: repo("r1"), Name: "cycles"}
-		c, err := d.pfs.StartCommit(ctx, &pfspb.StartCommitRequest{Branch: branch})
-		if err != nil {
-			return err
-		}
-		for k := range 10 {
-			stream, err := d.pfs.ModifyFile(ctx)
-			if err != nil {
-				return err
-			}
-			for _, m := range []*pfspb.ModifyFileRequest{
-				{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: c}}, addFile(fmt.Sprintf("/%d/%d", i%100, k), data),
-			} {
-				if err := stream.Send(m); err != nil && !errors.Is(err, io.EOF) {
-					return err
-				}
-			}
-			if _, err := stream.CloseAndRecv(); err != nil {
-				return err
-			}
-		}
-		if _, err := d.pfs.FinishCommit(ctx, &pfspb.FinishCommitRequest{Commit: c}); err != nil {
-			return err
-		}
-		_, err = d.pfs.InspectCommit(ctx, &pfspb.InspectCommitRequest{Commit: c, Wait: pfspb.CommitState_FINISHED})
+	branch := &pfspb.Branch{Repo: repo("r1"), Name: "cycles"}
+	c, err := d.pfs.StartCommit(ctx, &pfspb.StartCommitRequest{Branch: branch})
+	if err != nil {
 		return err
-	})
+	}
+	streams, streamCtx := errgroup.WithContext(ctx)
+	streams.SetLimit(atOnce)
+	for k := range 10 {
+		streams.Go(func() error {
+			return d.modifyCommit(streamCtx, c, func(send func(*pfspb.ModifyFileRequest) error) error {
+				return send(addFile(fmt.Sprintf("/%d/%d", i%100, k), data))
+			})
+		})
+	}
+	if err := streams.Wait(); err != nil {
+		return err
+	}
+	if _, err := d.pfs.FinishCommit(ctx, &pfspb.FinishCommitRequest{Commit: c}); err != nil {
+		return err
+	}
+	_, err = d.pfs.InspectCommit(ctx, &pfspb.InspectCommitRequest{Commit: c, Wait: pfspb.CommitState_FINISHED})
+	return err
 }
 
 // filesRepo is the repo that manyFiles made last.
