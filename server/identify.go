@@ -138,7 +138,7 @@ func (g *guard) supervise(srv any, ss grpc.ServerStream, c *call, next grpc.Stre
 	done := make(chan error, 1)
 	caught := make(chan any, 1)
 	running, ended := context.WithCancel(ss.Context())
-	g.handlers.Go(func() {
+	g.handlers.run(func() {
 		defer ended()
 		defer func() {
 			if v := recover(); v != nil {
@@ -168,9 +168,16 @@ func (g *guard) supervise(srv any, ss grpc.ServerStream, c *call, next grpc.Stre
 	return err
 }
 
-// watch returns what refuses a caller whose call goes on, or nil when running ends.
-// Ctx is that of the call as it came.
+// watch returns what refuses a caller whose call goes on, or nil when running ends,
+// which most calls do in less than streamPatience. Ctx is that of the call as it came.
 func (g *guard) watch(running, ctx context.Context, method string, id auth.Identity) error {
+	timer := time.NewTimer(streamPatience)
+	defer timer.Stop()
+	select {
+	case <-running.Done():
+		return nil
+	case <-timer.C:
+	}
 	return g.auth.Watch(running, id, func() error {
 		_, now, err := g.identify(ctx, method)
 		if err == nil && now.Subject != id.Subject && g.auth.Active() {
@@ -179,6 +186,9 @@ func (g *guard) watch(running, ctx context.Context, method string, id auth.Ident
 		return err
 	})
 }
+
+// streamPatience is how long a call goes on before its caller is looked at again.
+const streamPatience = 20 * time.Millisecond
 
 // patience is how long a call that is no stream runs before it is watched as one.
 const patience = 500 * time.Millisecond

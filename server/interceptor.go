@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -32,7 +31,7 @@ type guard struct {
 	log      *zap.Logger
 	auth     *auth.Service
 	audit    *audit.Log
-	handlers sync.WaitGroup // of streams
+	handlers *handlers // of streams
 }
 
 // panicked carries a panic from one goroutine to another.

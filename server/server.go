@@ -225,7 +225,7 @@ func etcdTLS(cfg Config) (*tls.Config, error) {
 
 // newGRPC makes the gRPC server with every service on it.
 func (s *Server) newGRPC() *grpc.Server {
-	g := &guard{log: s.log.Named("grpc"), auth: s.auth, audit: s.audit}
+	g := &guard{log: s.log.Named("grpc"), auth: s.auth, audit: s.audit, handlers: newHandlers()}
 	s.guard = g
 	transactions := transaction.New(transaction.Config{Store: s.store, PFS: s.pfs, Pipelines: s.pps, Auth: s.auth})
 	attached := metadata.New(s.pfs, s.pps, s.auth)
@@ -374,7 +374,7 @@ func (s *Server) drain(web *http.Server) {
 		s.grpc.Stop()
 		<-done
 	}
-	s.guard.handlers.Wait()
+	s.guard.handlers.wait()
 }
 
 func ignoreClosed(err error) error {

@@ -236,6 +236,9 @@ const (
 // repack moves much inline content into chunks, and rows of small chunks into
 // larger ones, so that a file appended to for ever has few parts.
 func (s *Storage) repack(ctx context.Context, h *held, e *entry) (*entry, error) {
+	if len(e.parts) < maxSmallParts && e.size <= maxEntryInline {
+		return e, nil // as most are
+	}
 	var parts []part
 	for i := 0; i < len(e.parts); {
 		j := i
