@@ -23,9 +23,10 @@ func probes(serial uint64, why, head string) event {
 func TestNext_Liveness(t *testing.T) {
 	v1 := target{id: "1", generation: 1, workers: 1}
 	paused := target{id: "1", generation: 2, workers: 1, paused: true}
-	ports, commits := rules, rules
+	ports, commits, long := rules, rules, rules
 	ports.liveness = liveness{interval: 10 * time.Second, delay: 20 * time.Second, misses: 2}
 	commits.liveness = liveness{interval: 10 * time.Second, delay: 5 * time.Second, silence: 25 * time.Second}
+	long.liveness = liveness{interval: 10 * time.Second, delay: 5 * time.Second, silence: 20 * time.Minute}
 	const refused = "TCP :80: connection refused"
 	type step struct {
 		after time.Duration
@@ -75,6 +76,70 @@ func TestNext_Liveness(t *testing.T) {
 			{5 * time.Second, tick{}, "[probe 0] RUNNING running"}, // not a moment later
 			{0, probes(1, "", "b"), "[stop 0] STARTING stopping no commit for 25s; stopping it"},
 			{0, ends(0), "[] STARTING waiting(1s) no commit for 25s; next start at 2026-01-01T00:00:51Z"},
+		}},
+		"found dead again and again": {ports, []step{
+			{20 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, refused, ""), "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, refused, ""), "[stop 0] STARTING stopping TCP :80: connection refused (2 times in a row); stopping it"},
+			{0, ends(0), "[] STARTING waiting(1s) TCP :80: connection refused (2 times in a row); next start at 2026-01-01T00:00:31Z"},
+			{time.Second, tick{}, "[start 0] STARTING starting TCP :80: connection refused (2 times in a row); starting again"},
+			{0, started{0}, "[] RUNNING running"},
+			{20 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(2, refused, ""), "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(2, refused, ""), "[stop 0] CRASHING stopping TCP :80: connection refused (2 times in a row); stopping it"},
+			{0, ends(0), "[] CRASHING waiting(2s) TCP :80: connection refused (2 times in a row); next start at 2026-01-01T00:01:03Z"},
+			{2 * time.Second, tick{}, "[start 0] CRASHING starting TCP :80: connection refused (2 times in a row); starting again"},
+			{0, started{0}, "[] CRASHING running TCP :80: connection refused (2 times in a row); started again at 2026-01-01T00:01:03Z"},
+			// To be up is not enough after that.
+			{20 * time.Second, tick{}, "[probe 0] CRASHING running TCP :80: connection refused (2 times in a row); started again at 2026-01-01T00:01:03Z"},
+			{0, probed{slot: 0, serial: 3, unknown: true}, "[] CRASHING running TCP :80: connection refused (2 times in a row); started again at 2026-01-01T00:01:03Z"},
+			{10 * time.Second, tick{}, "[probe 0] CRASHING running TCP :80: connection refused (2 times in a row); started again at 2026-01-01T00:01:03Z"},
+			{0, probes(3, "", ""), "[] RUNNING running"},
+			// And when it has done well for long, all begins anew.
+			{10 * time.Minute, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(3, "", ""), "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(3, refused, ""), "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(3, refused, ""), "[stop 0] STARTING stopping TCP :80: connection refused (2 times in a row); stopping it"},
+			{0, ends(0), "[] STARTING waiting(1s) TCP :80: connection refused (2 times in a row); next start at 2026-01-01T00:11:54Z"},
+		}},
+		"hanging for long is not doing well for long": {long, []step{
+			{5 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, "", "a"), "[] RUNNING running"},
+			{20 * time.Minute, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, "", "a"), "[stop 0] STARTING stopping no commit for 20m0s; stopping it"},
+			{0, ends(0), "[] STARTING waiting(1s) no commit for 20m0s; next start at 2026-01-01T00:20:06Z"},
+			{time.Second, tick{}, "[start 0] STARTING starting no commit for 20m0s; starting again"},
+			{0, started{0}, "[] RUNNING running"},
+			{20*time.Minute + 5*time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(2, "", "a"), "[stop 0] CRASHING stopping no commit for 20m0s; stopping it"},
+			{0, ends(0), "[] CRASHING waiting(2s) no commit for 20m0s; next start at 2026-01-01T00:40:13Z"},
+			{2 * time.Second, tick{}, "[start 0] CRASHING starting no commit for 20m0s; starting again"},
+			{0, started{0}, "[] CRASHING running no commit for 20m0s; started again at 2026-01-01T00:40:13Z"},
+			{15 * time.Minute, tick{}, "[probe 0] CRASHING running no commit for 20m0s; started again at 2026-01-01T00:40:13Z"},
+			{0, probes(3, "", "b"), "[] RUNNING running"}, // it has committed, and hangs from now on
+			{20 * time.Minute, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(3, "", "b"), "[stop 0] STARTING stopping no commit for 20m0s; stopping it"},
+			{0, ends(0), "[] STARTING waiting(1s) no commit for 20m0s; next start at 2026-01-01T01:15:14Z"},
+		}},
+		"nobody can commit when etcd is away": {commits, []step{
+			{5 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, "", "a"), "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{5 * time.Second, probed{slot: 0, serial: 1, unknown: true}, "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{time.Hour, probed{slot: 0, serial: 1, unknown: true}, "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, "", "a"), "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, "", "a"), "[] RUNNING running"},
+			{10 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, "", "a"), "[] RUNNING running"},
+			{5 * time.Second, tick{}, "[probe 0] RUNNING running"},
+			{0, probes(1, "", "a"), "[stop 0] STARTING stopping no commit for 25s; stopping it"},
 		}},
 		"whoever stops it meanwhile has the last word": {commits, []step{
 			{30 * time.Second, tick{}, "[probe 0] RUNNING running"},

@@ -83,11 +83,16 @@ type slot struct {
 	serial    uint64    // tells this start from all others
 	hurried   bool      // SIGKILL was ordered
 	dead      string    // why it was found dead, while it is stopped for that
+	hung      bool      // the last failure was that
 	nextProbe time.Time // when running
 	probing   bool
 	missed    int       // failed probes in a row
+	wellAt    time.Time // when it started, or a probe has last seen it do well
+	proven    bool      // a probe has
 	head      string    // of the output branch, as last seen
-	headAt    time.Time // since when
+	headAt    time.Time // since when; time in which it could not be seen is left out
+	seenAt    time.Time // when last
+	blind     bool      // it could not be seen since
 }
 
 func (s slot) alive() bool { return s.phase == starting || s.phase == running || s.phase == stopping }
@@ -201,8 +206,8 @@ func (e want) happen(_ policy, s *state, _ time.Time) {
 
 func (e started) happen(p policy, s *state, now time.Time) {
 	if l := s.at(e.slot, starting); l != nil {
-		l.phase, l.started, l.nextProbe = running, now, now.Add(p.liveness.delay)
-		l.headAt = l.nextProbe
+		l.phase, l.started, l.wellAt, l.nextProbe = running, now, now, now.Add(p.liveness.delay)
+		l.headAt, l.seenAt = l.nextProbe, l.nextProbe
 	}
 }
 
@@ -221,9 +226,7 @@ func (e exited) happen(p policy, s *state, now time.Time) {
 		*l = slot{}
 		return
 	}
-	if now.Sub(l.started) >= p.resetAfter {
-		l.failures = 0
-	}
+	l.failures = l.failuresBefore(p, now)
 	if l.dead != "" {
 		e.exit.why, e.exit.long = l.dead, l.dead+"; stopped: "+e.exit.long
 	}
@@ -237,10 +240,19 @@ func (e probed) happen(p policy, s *state, now time.Time) {
 	}
 	l.probing, l.nextProbe = false, now.Add(p.liveness.interval)
 	if e.unknown || p.liveness.interval == 0 {
+		l.blind = true
 		return
 	}
+	if l.blind {
+		// Who could not be seen could not commit either, for want of etcd.
+		l.headAt = l.headAt.Add(max(0, now.Sub(l.seenAt)))
+	}
+	l.seenAt, l.blind = now, false
 	if p.liveness.silence > 0 {
 		if e.head != l.head {
+			if l.head != "" {
+				l.wellAt, l.proven = now, true
+			}
 			l.head, l.headAt = e.head, now
 		}
 		if until := l.headAt.Add(p.liveness.silence); !now.Before(until) {
@@ -251,7 +263,7 @@ func (e probed) happen(p policy, s *state, now time.Time) {
 		return
 	}
 	if e.why == "" {
-		l.missed = 0
+		l.missed, l.wellAt, l.proven = 0, now, true
 		return
 	}
 	if l.missed++; l.missed >= p.liveness.misses {
@@ -283,14 +295,27 @@ func (s *state) fail(p policy, e exit, unable bool, luck float64, now time.Time)
 	}
 	failures := l.failures + 1
 	e.ended = now
-	if !l.started.IsZero() {
+	if e.ran == 0 && !l.started.IsZero() {
 		e.ran = now.Sub(l.started)
 	}
 	*l = slot{
-		phase: waiting, id: l.id, failures: failures, unable: unable, why: e.why, failedAt: now,
-		nextStart: now.Add(p.pause(failures, luck)),
+		phase: waiting, id: l.id, failures: failures, unable: unable, hung: l.dead != "", why: e.why, failedAt: now,
+		nextStart: now.Add(p.pause(failures, luck)), head: l.head,
 	}
 	s.recentError, s.lastExit = e.long, &e
+}
+
+// failuresBefore is how many failures in a row came before the end of a running worker,
+// if that is one: none after it has done well for long. Hanging is not doing well.
+func (l slot) failuresBefore(p policy, now time.Time) int {
+	until := now
+	if l.dead != "" {
+		until = l.wellAt
+	}
+	if until.Sub(l.started) >= p.resetAfter {
+		return 0
+	}
+	return l.failures
 }
 
 // reconcile orders what is missing between the slots and the target.

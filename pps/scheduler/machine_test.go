@@ -231,6 +231,7 @@ type machine struct {
 
 	rules   policy
 	probing map[int]uint64 // slot -> serial of the start that is probed
+	well    map[int]time.Time
 }
 
 func (m *machine) do(t *rapid.T, e event) {
@@ -355,7 +356,7 @@ func TestNext_Properties(t *testing.T) {
 		m := &machine{
 			now: epoch, lives: map[int]string{}, asked: map[int]bool{},
 			fails: map[int]int{}, since: map[int]time.Time{}, due: map[int][2]time.Time{},
-			rules: rules, probing: map[int]uint64{},
+			rules: rules, probing: map[int]uint64{}, well: map[int]time.Time{},
 		}
 		switch rapid.IntRange(0, 2).Draw(t, "liveness") {
 		case 1:
@@ -396,7 +397,7 @@ func TestNext_Properties(t *testing.T) {
 			case k < 6 && len(pending) > 0:
 				i := rapid.SampledFrom(pending).Draw(t, "slot")
 				delete(m.asked, i)
-				m.since[i] = m.now
+				m.since[i], m.well[i] = m.now, m.now
 				m.do(t, started{i})
 			case k < 8 && len(pending) > 0:
 				i := rapid.SampledFrom(pending).Draw(t, "slot")
@@ -409,7 +410,11 @@ func TestNext_Properties(t *testing.T) {
 				if !asked && k == 8 {
 					m.pass(t, m.since[i].Add(rules.resetAfter))
 				}
-				m.end(i, asked, m.now.Sub(m.since[i]))
+				up := m.now.Sub(m.since[i])
+				if m.state.slots[i].dead != "" {
+					up = m.well[i].Sub(m.since[i])
+				}
+				m.end(i, asked, up)
 				m.do(t, exited{exit{slot: i, why: "x", long: "x"}, luck.Draw(t, "luck")})
 			case k < 16 && len(m.probing) > 0:
 				i := rapid.SampledFrom(slices.Sorted(maps.Keys(m.probing))).Draw(t, "probed")
@@ -421,6 +426,12 @@ func TestNext_Properties(t *testing.T) {
 					outcome.why = "no answer"
 				}
 				delete(m.probing, i)
+				if l := m.state.at(i, running); l != nil && l.serial == outcome.serial && !outcome.unknown {
+					if m.rules.liveness.silence == 0 && outcome.why == "" ||
+						m.rules.liveness.silence > 0 && l.head != "" && l.head != outcome.head {
+						m.well[i] = m.now
+					}
+				}
 				m.do(t, outcome)
 			case k >= 13:
 				m.pass(t, m.now.Add(time.Duration(rapid.Int64Range(1, int64(time.Hour)).Draw(t, "time"))))

@@ -344,7 +344,7 @@ func (p *pipeline) attend(slot int, info *ppspb.PipelineInfo) {
 	p.log.Info("worker ended", zap.Int("worker", slot), zap.Stringer("exit", end))
 	p.expel(claims)
 	why, long := wording(end)
-	p.tell(occurrence{event: exited{exit{slot: slot, code: end.Code, signal: end.Signal, why: why, long: long}, rand.Float64()}, slot: slot})
+	p.tell(occurrence{event: exited{exit{slot: slot, code: end.Code, signal: end.Signal, why: why, long: long, ran: end.Ended.Sub(end.Started)}, rand.Float64()}, slot: slot})
 }
 
 // start admits and starts a worker. Only so many starts are under way at a time: each

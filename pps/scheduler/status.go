@@ -36,12 +36,16 @@ func (s *state) condition(p policy, now time.Time) phase {
 }
 
 // crashing tells whether the worker failed repeatedly, or could not even be
-// started, and has not been up for a while since.
+// started, and has not been up for a while since. One that was found dead must also
+// have shown that it lives.
 func (l slot) crashing(p policy, now time.Time) bool {
-	if l.failures < p.crashAfter && !l.unable {
+	switch {
+	case l.phase == stopping:
+		return l.dead != "" && l.failuresBefore(p, now)+1 >= p.crashAfter
+	case l.failures < p.crashAfter && !l.unable:
 		return false
 	}
-	return !(l.phase == running && now.Sub(l.started) >= p.settle) && l.phase != stopping
+	return l.phase != running || now.Sub(l.started) < p.settle || l.hung && !l.proven
 }
 
 // status puts a state into words.
