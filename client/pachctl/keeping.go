@@ -1,7 +1,10 @@
 package pachctl
 
 import (
+	"cmp"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -19,15 +22,7 @@ func restartsText(s *session, d *ppspb.PipelineInfo_Details) string {
 func showKeeping(s *session, t *table, d *ppspb.PipelineInfo_Details) {
 	t.field("Restarts", fmt.Sprint(d.GetRestarts()))
 	if e := d.GetLastExit(); e != nil {
-		how := fmt.Sprintf("exit status %d", e.GetCode())
-		switch {
-		case e.GetSignal() != "":
-			how = "signal " + e.GetSignal()
-		case e.GetCode() < 0:
-			how = "not started"
-		}
-		t.field("Last exit", fmt.Sprintf("worker %d, %s, %s, ran for %v: %s",
-			e.GetWorker(), s.when(e.GetEnded()), how, e.GetRanFor().AsDuration(), e.GetReason()))
+		t.field("Last exit", fmt.Sprintf("worker %d, %s%s: %s", e.GetWorker(), s.when(e.GetEnded()), exitText(e), e.GetReason()))
 	}
 	t.field("Last commit", s.when(d.GetLastCommit()))
 	if r := d.GetSpout().GetRestart(); r != nil {
@@ -55,6 +50,36 @@ func showKeeping(s *session, t *table, d *ppspb.PipelineInfo_Details) {
 	}
 	t.field("Commit policy", policyText(d.GetSpout().GetCommit()))
 	t.field("Retention", retentionText(d.GetSpout().GetRetention()))
+}
+
+// exitText is how a worker ended, after a comma, as far as its reason does not tell.
+func exitText(e *ppspb.WorkerExit) string {
+	how := fmt.Sprintf("exit status %d", e.GetCode())
+	switch {
+	case e.GetSignal() != "":
+		how = "signal " + e.GetSignal()
+	case e.GetCode() < 0:
+		return ", not started"
+	}
+	if strings.HasPrefix(e.GetReason(), how+" after ") {
+		return ""
+	}
+	return fmt.Sprintf(", %s, ran for %v", how, e.GetRanFor().AsDuration())
+}
+
+// serviceText is where a spout's service is reached, and what answers there.
+func serviceText(sv *ppspb.Service) string {
+	at := fmt.Sprintf("port %d", sv.GetExternalPort())
+	if sv.GetIp() != "" {
+		at = net.JoinHostPort(sv.GetIp(), strconv.Itoa(int(sv.GetExternalPort())))
+	}
+	switch sv.GetInternalPort() {
+	case sv.GetExternalPort():
+		return at + ", where the worker itself listens"
+	case 0:
+		return at + " leads to the PPS_SERVICE_PORT of the worker"
+	}
+	return fmt.Sprintf("%s leads to the PPS_SERVICE_PORT of the worker, %d if that is free", at, sv.GetInternalPort())
 }
 
 func policyText(p *ppspb.Spout_CommitPolicy) string {
@@ -87,7 +112,7 @@ func livenessText(l *ppspb.Spout_Liveness) string {
 	case *ppspb.Spout_Liveness_Tcp_:
 		return fmt.Sprintf("TCP :%d", check.Tcp.GetPort())
 	case *ppspb.Spout_Liveness_Http_:
-		return fmt.Sprintf("GET :%d%s", check.Http.GetPort(), check.Http.GetPath())
+		return fmt.Sprintf("GET :%d%s", check.Http.GetPort(), cmp.Or(check.Http.GetPath(), "/"))
 	case *ppspb.Spout_Liveness_Exec_:
 		return "exec " + strings.Join(check.Exec.GetCommand(), " ")
 	case *ppspb.Spout_Liveness_CommitEvery:

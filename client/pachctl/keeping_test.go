@@ -49,6 +49,25 @@ Retention: the newest 100 commits and those younger than 1h0m0s
 	if got := strings.Join(lines, ""); got != want {
 		t.Errorf("printed\n%s", got)
 	}
+	for want, e := range map[string]*ppspb.WorkerExit{
+		"":                               {Code: 3, Reason: "exit status 3 after 4ms", RanFor: seconds(1)},
+		", not started":                  {Code: -1, Reason: `command "x" not found`},
+		", signal SIGKILL, ran for 2s":   {Code: -1, Signal: "SIGKILL", Reason: "killed: out of memory (limit 64 MiB) after 2s", RanFor: seconds(2)},
+		", exit status 0, ran for 1m30s": {Reason: "GET :80/: 503 (3 times in a row)", RanFor: seconds(90)},
+	} {
+		if got := exitText(e); got != want {
+			t.Errorf("%v: %q, want %q", e, got, want)
+		}
+	}
+	for want, sv := range map[string]*ppspb.Service{
+		"10.0.0.7:90 leads to the PPS_SERVICE_PORT of the worker, 80 if that is free": {Ip: "10.0.0.7", ExternalPort: 90, InternalPort: 80},
+		"port 90 leads to the PPS_SERVICE_PORT of the worker":                         {ExternalPort: 90},
+		"port 90, where the worker itself listens":                                    {ExternalPort: 90, InternalPort: 90},
+	} {
+		if got := serviceText(sv); got != want {
+			t.Errorf("%v: %q, want %q", sv, got, want)
+		}
+	}
 	if text := restartsText(s, d); text != "3 (2026-01-02T03:04:05Z)" {
 		t.Error(text)
 	}

@@ -435,7 +435,7 @@ func (a *app) inspectPipelineCmd() *cobra.Command {
 				t.field("Command", strings.Join(d.GetTransform().GetCmd(), " "))
 				t.field("Image", d.GetTransform().GetImage())
 				if sv := d.GetSpout().GetService(); sv != nil {
-					t.field("Service", fmt.Sprintf("port %d leads to %d of the worker", sv.GetExternalPort(), sv.GetInternalPort()))
+					t.field("Service", serviceText(sv))
 				}
 			})
 		}),
