@@ -51,6 +51,8 @@ func TestStart_Refusals(t *testing.T) {
 		{"unknown URL scheme", t.TempDir(), `URL scheme "ftp" is not supported, only http, https, s3, gs, azblob are`, []string{"--url-sources", "https,ftp"}},
 		{"missing directory of URLs", t.TempDir(), `directory of file URLs`, []string{"--url-file-root", "/does/not/exist"}},
 		{"bad log level", t.TempDir(), `log level "loud"`, []string{"--log-level", "loud"}},
+		{"a grace period before it begins", t.TempDir(), "--grace-period must not be negative; 0 is none", []string{"--grace-period", "-1s"}},
+		{"no pause", t.TempDir(), "--initial-backoff must not be 0", []string{"--initial-backoff", "0"}},
 		{"an argument", t.TempDir(), `there is no argument "create"`, []string{"create", "pipeline"}},
 		{"unknown flag", t.TempDir(), "unknown flag: --nope; pachd --help explains every flag", []string{"--nope"}},
 		{"missing spec file", t.TempDir(), "no such file", []string{"--apply", "/does/not/exist.json"}},
