@@ -26,6 +26,9 @@ import (
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// A second signal ends it at once, as SIGKILL does, and with it all workers: whoever
+	// sends it does not want to wait for their grace periods.
+	context.AfterFunc(ctx, stop)
 	cmd := command(stdout, stderr)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
@@ -49,8 +52,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 programs that run for ever, take data from outside and commit it to a repo.
 
 It needs nothing else to run: etcd is embedded, data goes to a local directory,
-workers are local processes. Ctrl-C stops it and its workers gracefully; starting
-it again continues with all data.
+workers are local processes. Ctrl-C stops it and its workers gracefully, a
+second one at once; starting it again continues with all data.
 
 Every flag can be given as an environment variable: --data-dir is PACHD_DATA_DIR,
 lists are separated by commas. A flag on the command line wins.`,
@@ -232,7 +235,9 @@ func serve(ctx context.Context, cfg server.Config, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	stopping := context.AfterFunc(ctx, func() { fmt.Fprintln(stdout, "\nstopping: workers first, then requests, then storage") })
+	stopping := context.AfterFunc(ctx, func() {
+		fmt.Fprintln(stdout, "\nstopping: workers first, then requests, then storage (Ctrl-C again: all at once)")
+	})
 	defer stopping()
 	dir := s.DataDir()
 	if err := s.Run(ctx, func() { greet(stdout, s) }); err != nil {
