@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/minipachd/minipachd/pps/resources"
 	"github.com/minipachd/minipachd/pps/runtime"
@@ -70,6 +72,17 @@ func validateTransform(req *ppspb.CreatePipelineRequest) error {
 	}
 	if _, err := runtime.ParseUmask(req.Transform.GetUmask()); err != nil {
 		return invalid("transform.%v", err)
+	}
+	for name, value := range req.Transform.GetEnv() {
+		if name == "" || strings.ContainsAny(name, "=\x00") {
+			return invalid("transform.env: %q is no name of an environment variable", name)
+		}
+		if strings.ContainsRune(value, 0) {
+			return invalid("transform.env: the value of %s must not have NUL in it", name)
+		}
+	}
+	if slices.ContainsFunc(req.Transform.GetCmd(), func(arg string) bool { return strings.ContainsRune(arg, 0) }) {
+		return invalid("transform.cmd must not have NUL in it")
 	}
 	return nil
 }

@@ -49,17 +49,17 @@ func validateKeeping(req *ppspb.CreatePipelineRequest) error {
 	if err := validateCommits(spout); err != nil || spout.GetLiveness() == nil {
 		return err
 	}
-	return validateLiveness(spout.GetLiveness())
+	return validateLiveness(spout.GetLiveness(), spout.GetService() != nil)
 }
 
-func validateLiveness(l *ppspb.Spout_Liveness) error {
+func validateLiveness(l *ppspb.Spout_Liveness, serves bool) error {
 	switch check := l.GetCheck().(type) {
 	case *ppspb.Spout_Liveness_Tcp_:
-		if err := probePort("tcp", check.Tcp.GetPort()); err != nil {
+		if err := probePort("tcp", check.Tcp.GetPort(), serves); err != nil {
 			return err
 		}
 	case *ppspb.Spout_Liveness_Http_:
-		if err := probePort("http", check.Http.GetPort()); err != nil {
+		if err := probePort("http", check.Http.GetPort(), serves); err != nil {
 			return err
 		}
 		if p := check.Http.GetPath(); p != "" && (!strings.HasPrefix(p, "/") || strings.ContainsFunc(p, unprintable)) {
@@ -99,11 +99,15 @@ func validateLiveness(l *ppspb.Spout_Liveness) error {
 
 func unprintable(r rune) bool { return r <= ' ' || r == 0x7f }
 
-func probePort(kind string, port int32) error {
-	if port < 1 || port > 65535 {
-		return invalid("spout.liveness.%s.port must be between 1 and 65535, not %d", kind, port)
+// probePort refuses what is no port. 0 is the one that a worker with a service is told.
+func probePort(kind string, port int32, serves bool) error {
+	switch {
+	case port == 0 && serves, port >= 1 && port <= maxPort:
+		return nil
+	case port == 0:
+		return invalid("spout.liveness.%s.port must be between 1 and %d; it may be left out only with a spout.service, whose port is checked then", kind, maxPort)
 	}
-	return nil
+	return invalid("spout.liveness.%s.port must be between 1 and %d, not %d", kind, maxPort, port)
 }
 
 // within refuses a duration out of bounds; one that is left out is fine.

@@ -180,16 +180,48 @@ func TestUpdate_NewStartsWhenOldIsFenced(t *testing.T) {
 	}
 }
 
+// TestStop_SecondSignalEndsAll has a worker that ends for nobody, with an hour to do so.
+func TestStop_SecondSignalEndsAll(t *testing.T) {
+	p := startPachd(t, t.TempDir())
+	ctx := within(t)
+	_, pps, _ := dial(t, p.addr)
+	dir := t.TempDir()
+	create(ctx, t, pps, "s", `{"grace_period": "3600s"}`, `trap "touch $TOLD/asked" TERM; `+confess+`; while :; do sleep 1000; done`, dir)
+	_, pid := told(ctx, t, dir)
+	for {
+		if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+		for _, err := os.Stat(filepath.Join(dir, "asked")); err != nil && ctx.Err() == nil; _, err = os.Stat(filepath.Join(dir, "asked")) {
+			time.Sleep(time.Millisecond) // paces the looks at a file
+		}
+		select {
+		case <-p.done:
+			for syscall.Kill(pid, 0) == nil && ctx.Err() == nil {
+				time.Sleep(time.Millisecond) // paces the looks at a process
+			}
+			if ctx.Err() != nil {
+				t.Error("the worker has outlived its daemon")
+			}
+			return
+		case <-ctx.Done():
+			t.Fatal("pachd waits for its worker")
+		case <-time.After(50 * time.Millisecond): // paces the signals
+		}
+	}
+}
+
 // TestLiveness_HangingWorkersAreStartedAgain has a spout hang for each kind of check.
 func TestLiveness_HangingWorkersAreStartedAgain(t *testing.T) {
 	p := startPachd(t, t.TempDir(), "--initial-backoff", "50ms")
 	ctx := within(t)
 	_, pps, _ := dial(t, p.addr)
-	port := freePort(t)
+	port, external, internal := freePort(t), freePort(t), freePort(t)
 	const quick = `"interval": "0.1s", "initial_delay": "0s"`
 	for name, c := range map[string]struct{ liveness, reason string }{
 		"tcp":  {fmt.Sprintf(`{"tcp": {"port": %d}, %s, "failure_threshold": 2}`, port, quick), fmt.Sprintf("TCP :%d: connect: connection refused (2 times in a row)", port)},
 		"http": {fmt.Sprintf(`{"http": {"port": %d, "path": "/health"}, %s, "failure_threshold": 1}`, port, quick), fmt.Sprintf("GET :%d/health: connect: connection refused", port)},
+		"told": {fmt.Sprintf(`{"tcp": {}, %s, "failure_threshold": 1}, "service": {"external_port": %d, "internal_port": %d}`, quick, external, internal), fmt.Sprintf("TCP :%d: connect: connection refused", internal)},
 		"exec": {fmt.Sprintf(`{"exec": {"command": ["sh", "-c", "test $PPS_PIPELINE_NAME != exec"]}, %s, "failure_threshold": 1}`, quick), "exec sh -c test $PPS_PIPELINE_NAME != exec: exit status 1"},
 		"late": {fmt.Sprintf(`{"exec": {"command": ["sleep", "100"]}, %s, "timeout": "0.2s", "failure_threshold": 1}`, quick), "exec sleep 100: nothing within 200ms"},
 		"mute": {`{"commit_every": "0.5s", "interval": "0.1s", "initial_delay": "0s"}`, "no commit for 500ms"},

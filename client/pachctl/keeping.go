@@ -110,13 +110,20 @@ func retentionText(r *ppspb.Spout_Retention) string {
 func livenessText(l *ppspb.Spout_Liveness) string {
 	switch check := l.GetCheck().(type) {
 	case *ppspb.Spout_Liveness_Tcp_:
-		return fmt.Sprintf("TCP :%d", check.Tcp.GetPort())
+		return "TCP :" + probedPort(check.Tcp.GetPort())
 	case *ppspb.Spout_Liveness_Http_:
-		return fmt.Sprintf("GET :%d%s", check.Http.GetPort(), cmp.Or(check.Http.GetPath(), "/"))
+		return "GET :" + probedPort(check.Http.GetPort()) + cmp.Or(check.Http.GetPath(), "/")
 	case *ppspb.Spout_Liveness_Exec_:
 		return "exec " + strings.Join(check.Exec.GetCommand(), " ")
 	case *ppspb.Spout_Liveness_CommitEvery:
 		return fmt.Sprintf("a commit every %v", check.CommitEvery.AsDuration())
 	}
 	return ""
+}
+
+func probedPort(port int32) string {
+	if port == 0 {
+		return "$PPS_SERVICE_PORT"
+	}
+	return strconv.Itoa(int(port))
 }

@@ -27,6 +27,7 @@ func TestNext_Liveness(t *testing.T) {
 	ports.liveness = liveness{interval: 10 * time.Second, delay: 20 * time.Second, misses: 2}
 	commits.liveness = liveness{interval: 10 * time.Second, delay: 5 * time.Second, silence: 25 * time.Second}
 	long.liveness = liveness{interval: 10 * time.Second, delay: 5 * time.Second, silence: 20 * time.Minute}
+	const ending = "pachd shuts down, or gives the pipeline to another one, and waits for the workers to end"
 	const refused = "TCP :80: connection refused"
 	type step struct {
 		after time.Duration
@@ -153,13 +154,13 @@ func TestNext_Liveness(t *testing.T) {
 			{0, probes(1, refused, ""), "[] STARTING waiting(1s) exit status 1; next start at 2026-01-01T00:00:21Z"},
 		}},
 		"cut off": {ports, []step{
-			{0, want{target{id: "1", generation: 1, workers: 1, halted: true}}, "[stop 0] STARTING stopping pachd has shut down"},
-			{0, want{target{id: "1", generation: 1, workers: 1, halted: true, cut: true}}, "[kill 0] STARTING stopping pachd has shut down"},
-			{0, tick{}, "[] STARTING stopping pachd has shut down"},
+			{0, want{target{id: "1", generation: 1, workers: 1, halted: true}}, "[stop 0] STARTING stopping " + ending},
+			{0, want{target{id: "1", generation: 1, workers: 1, halted: true, cut: true}}, "[kill 0] STARTING stopping " + ending},
+			{0, tick{}, "[] STARTING stopping " + ending},
 			{0, ends(0), "[] STARTING pachd has shut down"},
 		}},
 		"cut off at once": {ports, []step{
-			{0, want{target{id: "1", generation: 1, workers: 1, halted: true, cut: true}}, "[kill 0] STARTING stopping pachd has shut down"},
+			{0, want{target{id: "1", generation: 1, workers: 1, halted: true, cut: true}}, "[kill 0] STARTING stopping " + ending},
 			{0, ends(0), "[] STARTING pachd has shut down"},
 		}},
 	} {

@@ -22,7 +22,7 @@ func (s *Scheduler) probe(ctx context.Context, info *ppspb.PipelineInfo, worker 
 	defer cancel()
 	// A worker with a service may have been given another port to serve on.
 	actual := func(port int32) int32 {
-		if worker.port != 0 && port == info.GetDetails().GetSpout().GetService().GetInternalPort() {
+		if worker.port != 0 && (port == 0 || port == info.GetDetails().GetSpout().GetService().GetInternalPort()) {
 			return int32(worker.port)
 		}
 		return port

@@ -82,6 +82,8 @@ func (s *state) status(p policy, now time.Time) *recordpb.PipelineStatus {
 		st.State, st.Reason = ppspb.PipelineState_PIPELINE_FAILURE, s.target.failure
 	case s.target.paused:
 		st.State = ppspb.PipelineState_PIPELINE_PAUSED
+	case s.target.halted && !s.drained():
+		st.State, st.Reason = ppspb.PipelineState_PIPELINE_STARTING, "pachd shuts down, or gives the pipeline to another one, and waits for the workers to end"
 	case s.target.halted:
 		st.State, st.Reason = ppspb.PipelineState_PIPELINE_STARTING, "pachd has shut down"
 	case c == crashing:

@@ -8063,7 +8063,8 @@ func (x *Spout_Retention) GetAge() *durationpb.Duration {
 	return nil
 }
 
-// A TCP port of the worker that takes connections.
+// A TCP port of the worker that takes connections; of a spout with a service 0 is the
+// one that the worker was told.
 type Spout_Liveness_Tcp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Port          int32                  `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
@@ -8108,7 +8109,7 @@ func (x *Spout_Liveness_Tcp) GetPort() int32 {
 	return 0
 }
 
-// A GET that is answered with a status from 200 to 399.
+// A GET that is answered with a status from 200 to 399. The port is as with Tcp.
 type Spout_Liveness_Http struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Port          int32                  `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
