@@ -87,6 +87,15 @@ func (a *account) mayEnter(dir string) error {
 	}
 }
 
+// own gives the account a file or a pipe, but no device.
+func (a *account) own(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeDevice != 0 {
+		return err
+	}
+	return f.Chown(int(a.UID), int(a.GID))
+}
+
 func (a *account) mayExecute(uid, gid uint32, mode os.FileMode) bool {
 	switch {
 	case a.UID == 0:

@@ -316,9 +316,10 @@ func TestStart_AsAnotherUser(t *testing.T) {
 	t.Cleanup(func() { r.Close() })
 	s := start(t, r, "", func(spec *runtime.Spec) {
 		spec.User, spec.Env, spec.ConfigFile = "65534:65534", nil, []byte("hello\n")
-		spec.Cmd = []string{"sh", "-c", `id -u; cat "$PACH_CONFIG"; echo "cache $GOCACHE"; touch "$TMPDIR/x" && echo ok`}
+		spec.Cmd = []string{"sh", "-c", `id -u; cat "$PACH_CONFIG"; echo "cache $GOCACHE"; cat /dev/stdin; echo named >/dev/stdout; echo >/dev/stderr && touch "$TMPDIR/x" && echo ok`}
+		spec.Stdin = []string{"input"}
 	})
-	for _, want := range []string{"65534", "hello", "cache", "ok"} {
+	for _, want := range []string{"65534", "hello", "cache", "input", "named", "ok"} {
 		s.expect(want)
 	}
 	if e := s.ended(); e.Code != 0 {

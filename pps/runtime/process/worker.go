@@ -96,6 +96,14 @@ func (r *Runtime) start(ctx context.Context, spec *runtime.Spec) (_ *worker, err
 		ends[i] = write
 		files.add(write)
 	}
+	if l.As != nil {
+		// Programs open /dev/stdin, /dev/stdout and /dev/stderr by their names too.
+		for _, f := range []*os.File{stdin, ends[0], ends[1]} {
+			if err := l.As.own(f); err != nil {
+				return nil, err
+			}
+		}
+	}
 	control, err := w.connect()
 	if err != nil {
 		return nil, err
