@@ -58,6 +58,23 @@ func TestResources_MemoryLimitKillsAndSaysSo(t *testing.T) {
 	}
 }
 
+// With so little not even the keeper lives while it starts the program.
+func TestResources_MemoryLimitInWhichNothingStarts(t *testing.T) {
+	r := bounded(t)
+	for range 5 {
+		w, err := r.Start(t.Context(), runtime.Spec{
+			WorkerID: "w", Incarnation: "1", Cmd: []string{"sleep", "1000"}, Resources: runtime.Resources{MemoryLimit: 16 << 10},
+		})
+		if err == nil {
+			end := <-w.Wait()
+			err = errors.New(end.String())
+		}
+		if !strings.Contains(err.Error(), "killed: out of memory (limit 16 KiB)") {
+			t.Error(err)
+		}
+	}
+}
+
 // Where the kernel cannot be told, the keeper looks itself.
 func TestResources_MemoryLimitWithoutControlGroups(t *testing.T) {
 	r := newRuntime(t)

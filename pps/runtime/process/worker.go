@@ -117,6 +117,9 @@ func (r *Runtime) start(ctx context.Context, spec *runtime.Spec) (_ *worker, err
 	if err != nil {
 		w.conn.Close() // a keeper without a daemon kills everything and ends
 		w.keeper.Wait()
+		if l.Group != nil && l.Group.OutOfMemory() {
+			err = errors.New(runtime.Exit{Signal: "SIGKILL", OutOfMemory: true, MemoryLimit: w.limits.MemoryLimit}.String() + " while it started")
+		}
 		return nil, err
 	}
 	r.mu.Lock()
