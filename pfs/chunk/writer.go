@@ -41,8 +41,9 @@ type Writer struct {
 	offset int64
 	closed bool
 
-	slots chan struct{} // one held by each chunk under way
-	wg    sync.WaitGroup
+	slots   chan struct{} // one held by each chunk under way
+	wg      sync.WaitGroup
+	hashing sync.WaitGroup // of chunks whose hash is not known yet
 
 	mu     sync.Mutex
 	chunks []stored // in stream order
@@ -130,25 +131,45 @@ func (w *Writer) cutAtBorder() error {
 // Close stores what is pending and makes all of the stream's chunks durable,
 // including those that the bucket had before. Only then may the index's refs be recorded.
 func (w *Writer) Close() (*Index, error) {
+	x, err := w.Seal()
+	if err == nil {
+		err = w.Settle()
+	}
+	if err != nil {
+		w.Abort()
+		return nil, err
+	}
+	return x, nil
+}
+
+// Seal ends the stream and tells what chunks it became, which need not be durable
+// before Settle has returned.
+func (w *Writer) Seal() (*Index, error) {
 	if w.closed {
 		return nil, fmt.Errorf("close writer: %w", errClosed)
 	}
-	var err error
 	if len(w.pending) > 0 && w.err() == nil {
-		err = w.finishChunk(nil)
+		if err := w.finishChunk(nil); err != nil {
+			return nil, err
+		}
 	}
+	w.hashing.Wait()
+	if err := w.err(); err != nil {
+		return nil, err
+	}
+	return &Index{chunks: w.chunks}, nil
+}
+
+// Settle, after Seal, is Close: it makes the stream's chunks durable. It may run in
+// another goroutine than Seal, and the writer ends with it.
+func (w *Writer) Settle() error {
 	w.wg.Wait()
-	if err == nil {
-		err = w.err()
-	}
+	err := w.err()
 	if err == nil {
 		err = w.store.bucket.Sync(w.parent, w.keys()...)
 	}
 	w.end()
-	if err != nil {
-		return nil, err
-	}
-	return &Index{chunks: w.chunks}, nil
+	return err
 }
 
 // Abort ends the writer and waits until it does nothing more. Chunks already stored
@@ -237,6 +258,7 @@ func (w *Writer) finishChunk(p []byte) error {
 	i := len(w.chunks)
 	w.chunks = append(w.chunks, stored{end: w.offset})
 	w.mu.Unlock()
+	w.hashing.Add(1)
 	w.wg.Go(func() {
 		defer func() { <-w.slots }()
 		if err := w.put(i, data, share); err != nil {
@@ -253,13 +275,10 @@ func (w *Writer) put(i int, data []byte, share int64) error {
 		s.recycle(data)
 		s.budget.Release(share)
 	}()
-	var hash Hash
-	if err := w.work(func() { hash = Sum(data) }); err != nil {
+	hash, err := w.sum(i, data)
+	if err != nil {
 		return err
 	}
-	w.mu.Lock()
-	w.chunks[i].hash = hash
-	w.mu.Unlock()
 
 	key, size := hash.Key(), len(data)
 	if w.pins != nil {
@@ -287,6 +306,19 @@ func (w *Writer) put(i int, data []byte, share int64) error {
 		share = n
 	}
 	return s.bucket.Put(w.ctx, key, header(compression, size), data)
+}
+
+// sum gives the hash of the i-th chunk, and notes it.
+func (w *Writer) sum(i int, data []byte) (hash Hash, err error) {
+	defer w.hashing.Done()
+	if err = w.work(func() { hash = Sum(data) }); err != nil {
+		w.cancel(err) // before anybody takes the hashes for known
+		return hash, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.chunks[i].hash = hash
+	return hash, nil
 }
 
 // work runs f while holding one of the store's workers.

@@ -70,6 +70,8 @@ type objectWriter struct {
 	cur     encoder
 	first   fileKey      // of the current block
 	count   uint64       // entries of the current block
+	blocks  []*block     // being compressed, in order
+	spare   []byte       // room for another block
 	out     []byte       // compressed, and not written yet
 	written uint64       // bytes before out
 	object  chunk.Object // nil before the first write
@@ -87,6 +89,17 @@ type objectWriter struct {
 	small      []*entry
 	smallBytes int64
 }
+
+// block is a part of the layer on its way.
+type block struct {
+	ref    blockRef
+	raw    []byte
+	packed []byte
+	done   chan struct{} // closed when packed is there
+}
+
+// maxBlocks is how many blocks of a layer are compressed at a time.
+const maxBlocks = 4
 
 // maxUnwritten is how many compressed bytes are kept before they are written.
 const maxUnwritten = 4 << 20
@@ -113,6 +126,10 @@ func (w *objectWriter) write() {
 
 // abort gives up what was written.
 func (w *objectWriter) abort() {
+	for _, b := range w.blocks {
+		<-b.done
+	}
+	w.blocks = nil
 	if w.object != nil {
 		w.object.Abort()
 		w.object = nil
@@ -148,21 +165,39 @@ func (w *objectWriter) add(e *entry) {
 	}
 }
 
+// flush ends the current block.
 func (w *objectWriter) flush() {
 	if w.count == 0 {
 		return
 	}
-	off := len(w.out)
-	w.out = w.s.zip.enc.EncodeAll(w.cur.buf, w.out)
-	w.index = append(w.index, blockRef{
-		path: w.first.path, datum: w.first.datum, off: w.written + uint64(off), size: uint64(len(w.out) - off),
-		entries: w.count, sum: crc32.Checksum(w.out[off:], castagnoli),
-	})
+	if len(w.blocks) == maxBlocks {
+		w.collect()
+	}
+	b := &block{
+		ref: blockRef{path: w.first.path, datum: w.first.datum, entries: w.count},
+		raw: w.cur.buf, done: make(chan struct{}),
+	}
+	w.blocks = append(w.blocks, b)
+	go func() {
+		defer close(b.done)
+		b.packed = w.s.zip.enc.EncodeAll(b.raw, nil)
+	}()
+	w.cur, w.spare, w.count = encoder{buf: w.spare[:0]}, nil, 0
+}
+
+// collect takes the next block that is compressed.
+func (w *objectWriter) collect() {
+	b := w.blocks[0]
+	w.blocks = w.blocks[1:]
+	<-b.done
+	b.ref.off, b.ref.size = w.written+uint64(len(w.out)), uint64(len(b.packed))
+	b.ref.sum = crc32.Checksum(b.packed, castagnoli)
+	w.index = append(w.index, b.ref)
+	w.out = append(w.out, b.packed...)
+	w.spare = b.raw
 	if len(w.out) >= maxUnwritten {
 		w.write()
 	}
-	w.cur = encoder{buf: w.cur.buf[:0]}
-	w.count = 0
 }
 
 // finish stores the layer, inline if it is small enough, and makes it durable.
@@ -180,6 +215,9 @@ func (w *objectWriter) finish() (*Layer, error) {
 	}
 	w.small = nil
 	w.flush()
+	for len(w.blocks) > 0 {
+		w.collect()
+	}
 	index := w.encodeIndex()
 	off := len(w.out)
 	w.out = w.s.zip.enc.EncodeAll(index, w.out)

@@ -20,8 +20,9 @@ type Writer struct {
 	ctx  context.Context
 	held *held
 
+	order []*pending // as they came; those that are gone are left in
+	// files are those of order that are not gone; nil as long as they came in order.
 	files  map[fileKey]*pending
-	order  []*pending // as they came; those that are gone are left in
 	trees  map[string]bool
 	weight int64 // rough bytes of files and trees in memory
 
@@ -34,6 +35,10 @@ type Writer struct {
 }
 
 type fileKey struct{ path, datum string }
+
+func (k fileKey) compare(other fileKey) int {
+	return compare(k.path, k.datum, other.path, other.datum)
+}
 
 // pending is a file of the stream.
 type pending struct {
@@ -56,7 +61,7 @@ type pendingPart struct {
 
 // NewWriter begins a stream.
 func (s *Storage) NewWriter(ctx context.Context) *Writer {
-	return &Writer{s: s, ctx: ctx, held: &held{make: s.opt.NewPins}, files: map[fileKey]*pending{}, trees: map[string]bool{}, hash: sha256.New()}
+	return &Writer{s: s, ctx: ctx, held: &held{make: s.opt.NewPins}, trees: map[string]bool{}, hash: sha256.New()}
 }
 
 // file returns the stream's file at a key, made with an append if it is new.
@@ -65,15 +70,28 @@ func (w *Writer) file(path, datum string) *pending {
 	if w.last != nil && w.last.fileKey == k {
 		return w.last
 	}
-	p, ok := w.files[k]
-	if !ok {
+	if n := len(w.order); w.files == nil && n > 0 && w.order[n-1].compare(k) >= 0 {
+		w.index()
+	}
+	p := w.files[k]
+	if p == nil {
 		p = &pending{fileKey: k, op: opAppend}
 		p.parts = p.first[:0]
-		w.files[k] = p
+		if w.files != nil {
+			w.files[k] = p
+		}
 		w.order = append(w.order, p)
 		w.weight += 320 + int64(len(path)+len(datum))
 	}
 	return p
+}
+
+// index makes files, for keys that do not come in order.
+func (w *Writer) index() {
+	w.files = make(map[fileKey]*pending, 2*len(w.order))
+	for _, p := range w.order {
+		w.files[p.fileKey] = p
+	}
 }
 
 // begin makes p the file being written to and readies the hash.
@@ -109,7 +127,7 @@ func (w *Writer) rest() error {
 	at := p.state[:0]
 	if cap(at) < stateLength {
 		if cap(w.states)-len(w.states) < stateLength {
-			w.states = make([]byte, 0, min(64, 1+len(w.files))*stateLength)
+			w.states = make([]byte, 0, min(64, 1+len(w.order))*stateLength)
 		}
 		n := len(w.states)
 		w.states = w.states[:n+stateLength]
@@ -199,7 +217,10 @@ func (w *Writer) toChunks() error {
 
 // sorted gives the files in order. Most streams bring them so.
 func (w *Writer) sorted() []*pending {
-	byKey := func(a, b *pending) int { return compare(a.path, a.datum, b.path, b.datum) }
+	if w.files == nil {
+		return w.order
+	}
+	byKey := func(a, b *pending) int { return a.compare(b.fileKey) }
 	w.order = slices.DeleteFunc(w.order, func(p *pending) bool { return p.gone })
 	if !slices.IsSortedFunc(w.order, byKey) {
 		slices.SortFunc(w.order, byKey)
@@ -231,6 +252,9 @@ func (w *Writer) forget(p *pending) {
 // DeleteTree removes everything below a directory, which ends in a slash; "/" is
 // everything.
 func (w *Writer) DeleteTree(dir string) error {
+	if w.files == nil {
+		w.index()
+	}
 	for k, p := range w.files {
 		if strings.HasPrefix(k.path, dir) {
 			w.forget(p)
@@ -315,14 +339,36 @@ func (w *Writer) spill() error {
 		return err
 	}
 	var index *chunk.Index
-	if w.chunks != nil {
+	settled := make(chan error, 1)
+	if chunks := w.chunks; chunks != nil {
+		w.chunks = nil
 		var err error
-		if index, err = w.chunks.Close(); err != nil {
-			w.chunks = nil
+		if index, err = chunks.Seal(); err != nil {
+			chunks.Abort()
 			return err
 		}
-		w.chunks = nil
+		// The disk gets its data while the layer is put together.
+		go func() { settled <- chunks.Settle() }()
+	} else {
+		settled <- nil
 	}
+	l, err := w.layer(index)
+	if settleErr := <-settled; err == nil {
+		err = settleErr
+	}
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		w.done = append(w.done, l)
+	}
+	w.files, w.order, w.trees = nil, nil, map[string]bool{}
+	w.weight, w.inline, w.last, w.states = 0, 0, nil, nil
+	return nil
+}
+
+// layer stores the layer of what is in memory; nil if there is nothing.
+func (w *Writer) layer(index *chunk.Index) (*Layer, error) {
 	out := w.s.newObjectWriter(w.ctx, w.held)
 	trees := make([]string, 0, len(w.trees))
 	for t := range w.trees {
@@ -345,16 +391,7 @@ func (w *Writer) spill() error {
 	for _, t := range trees {
 		out.add(&entry{path: t, op: opDeleteTree})
 	}
-	l, err := out.finish()
-	if err != nil {
-		return err
-	}
-	if l != nil {
-		w.done = append(w.done, l)
-	}
-	w.files, w.order, w.trees = map[fileKey]*pending{}, nil, map[string]bool{}
-	w.weight, w.inline, w.last, w.states = 0, 0, nil, nil
-	return nil
+	return out.finish()
 }
 
 // entry fills in the layer's entry of a pending file, in the memory of the one
