@@ -106,8 +106,10 @@ func readStat(pid int) (p proc, alive bool) {
 	p.pid = pid
 	p.parent, _ = strconv.Atoi(string(fields[1]))
 	p.group, _ = strconv.Atoi(string(fields[2]))
-	// A zombie cannot be killed, and its children have been handed on.
-	return p, fields[0][0] != 'Z'
+	// A zombie cannot be killed, and its children have been handed on; but one with
+	// more than one thread is a process whose first thread has ended.
+	const threads = 17
+	return p, fields[0][0] != 'Z' || len(fields) > threads && string(fields[threads]) != "1"
 }
 
 // killGroupLeftovers has nothing to do: no child left means no descendant left.

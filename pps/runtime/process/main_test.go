@@ -63,6 +63,12 @@ func play(mode string) {
 	case "tree": // child in the group, child in a session of its own, and their parent gone
 		fmt.Println(child("answer", false), child("stubborn", true), child("orphaner", false), os.Getpid())
 		select {}
+	case "beheaded": // with a child in a session of its own whose first thread has ended
+		if os.Getenv("TEST_UNMARKED") != "" {
+			os.Unsetenv(ownerEnv)
+		}
+		fmt.Println(child("headless", true))
+		select {}
 	case "orphaner": // leaves a grandchild in a session of its own, and ends
 		fmt.Println(child("stubborn", true))
 	case "gorun": // like `go run`: dies of SIGTERM at once, the real program is its child

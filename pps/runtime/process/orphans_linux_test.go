@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/minipachd/minipachd/pps/runtime"
+	"github.com/minipachd/minipachd/pps/runtime/cgroup"
 )
 
 // handles holds on to processes so that their end can be awaited.
@@ -138,6 +141,47 @@ func TestOrphans_NoneAfterStop(t *testing.T) {
 	}
 	gone(t, tree)
 	s.ended()
+}
+
+// A process whose first thread has ended looks like a zombie, and has no environment.
+func TestOrphans_NoneWithoutItsFirstThread(t *testing.T) {
+	for _, c := range []struct {
+		env string
+		end func(s *started)
+	}{
+		{"TEST_UNMARKED=1", func(s *started) { s.Stop(t.Context(), 0) }}, // only the keeper finds it
+		{"TEST_UNMARKED=", func(s *started) { s.keeper.Process.Kill() }}, // only its marks tell
+	} {
+		r := newRuntime(t)
+		r.groups = &cgroup.Tree{} // which would find it
+		s := start(t, r, "beheaded", func(spec *runtime.Spec) { spec.Env = append(spec.Env, c.env) })
+		line, err := s.lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree := handles(t, line)
+		pid, _ := strconv.Atoi(strings.TrimSpace(line))
+		eventually(t, "its first thread has ended", func() bool { return headless(pid) })
+		c.end(s)
+		gone(t, tree)
+		s.ended()
+	}
+}
+
+// The program "headless" is here, since its first thread runs this, and nothing later
+// for certain.
+func init() {
+	if os.Getenv("TEST_MODE") == "headless" {
+		os.Stdout.WriteString("ready\n")
+		syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
+	}
+}
+
+// headless tells whether a process lives, but its first thread does not.
+func headless(pid int) bool {
+	data, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(pid) + "/stat")
+	_, state, _ := strings.Cut(string(data), ") ")
+	return strings.HasPrefix(state, "Z")
 }
 
 func TestOrphans_NoneAfterTheKeeperIsKilled(t *testing.T) {

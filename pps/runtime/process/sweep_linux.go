@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"time"
@@ -39,10 +40,29 @@ func killMarked(ctx context.Context, match func(environ) bool) error {
 // that may not be read is another user's, hence none of ours.
 func marked(pid int, match func(environ) bool) bool {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-	if err != nil || len(data) == 0 {
+	if errors.Is(err, fs.ErrPermission) {
 		return false
 	}
-	return match(bytes.Split(data, []byte{0}))
+	if err != nil || len(data) == 0 {
+		data = environOfThreads(pid)
+	}
+	return len(data) > 0 && match(bytes.Split(data, []byte{0}))
+}
+
+// environOfThreads is the environment of a process whose first thread has ended; empty
+// for one of the kernel.
+func environOfThreads(pid int) []byte {
+	dir := "/proc/" + strconv.Itoa(pid) + "/task/"
+	threads, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	for _, thread := range threads {
+		if data, err := os.ReadFile(dir + thread.Name() + "/environ"); err == nil && len(data) > 0 {
+			return data
+		}
+	}
+	return nil
 }
 
 // killOne kills through a pidfd, so that a pid which went to another process
