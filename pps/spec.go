@@ -6,14 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	ppspb "github.com/minipachd/minipachd/proto/pps_v2"
@@ -159,7 +163,12 @@ func canonicalJSON(data []byte, desc protoreflect.MessageDescriptor) ([]byte, er
 // canonicalMessage rewrites the value of a message. path names it in errors, as
 // the user wrote it; it is empty for the whole text.
 func canonicalMessage(v any, desc protoreflect.MessageDescriptor, path string) (any, error) {
-	if v == nil || desc.FullName().Parent() == "google.protobuf" {
+	switch {
+	case v == nil:
+		return nil, nil
+	case desc.FullName() == "google.protobuf.Duration":
+		return v, checkDuration(v, path)
+	case desc.FullName().Parent() == "google.protobuf":
 		return v, nil // what is wrong with it, protojson reports
 	}
 	object, ok := v.(map[string]any)
@@ -167,7 +176,9 @@ func canonicalMessage(v any, desc protoreflect.MessageDescriptor, path string) (
 		return nil, wrongKind(path, "an object", v)
 	}
 	out := make(map[string]any, len(object))
-	for name, value := range object {
+	chosen := map[protoreflect.FullName]string{} // by oneof
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		value := object[name]
 		fd := desc.Fields().ByJSONName(name)
 		if fd == nil {
 			fd = desc.Fields().ByTextName(name)
@@ -183,8 +194,55 @@ func canonicalMessage(v any, desc protoreflect.MessageDescriptor, path string) (
 			return nil, err
 		}
 		out[fd.JSONName()] = value
+		if one := fd.ContainingOneof(); one != nil && !one.IsSynthetic() && value != nil {
+			if other, twice := chosen[one.FullName()]; twice {
+				return nil, &fieldError{name: path, text: fmt.Sprintf("%s must have only one of %s and %s", path, other, name)}
+			}
+			chosen[one.FullName()] = name
+		}
 	}
 	return out, nil
+}
+
+// checkDuration refuses what protojson takes for no duration, and says how this one
+// is written.
+func checkDuration(v any, path string) error {
+	const want = `a duration in seconds such as "300s"`
+	text, ok := v.(string)
+	if !ok {
+		return wrongKind(path, want, v)
+	}
+	quoted, err := encodeJSON(text)
+	if err != nil {
+		return err
+	}
+	if protojson.Unmarshal(quoted, &durationpb.Duration{}) == nil {
+		return nil
+	}
+	message := fmt.Sprintf("%s must be %s, not %q", path, want, text)
+	if d, err := time.ParseDuration(text); err == nil {
+		message += fmt.Sprintf(": write %q", strconv.FormatFloat(d.Seconds(), 'f', -1, 64)+"s")
+	}
+	return &fieldError{name: path, text: message}
+}
+
+// checkNumber refuses a text that is no number, and says how one of Kubernetes' is
+// written.
+func checkNumber(v any, path string) error {
+	text, ok := v.(string)
+	if !ok {
+		return nil
+	}
+	if _, err := strconv.ParseFloat(text, 64); err == nil {
+		return nil
+	}
+	message := fmt.Sprintf("%s must be a number such as 0.5, not %q", path, text)
+	if milli, ok := strings.CutSuffix(text, "m"); ok {
+		if n, err := strconv.ParseUint(milli, 10, 32); err == nil {
+			message += fmt.Sprintf(": write %v", float64(n)/1000)
+		}
+	}
+	return &fieldError{name: path, text: message}
 }
 
 // canonicalField rewrites the value of a field: an object for a map, an array for
@@ -222,7 +280,7 @@ func canonicalField(v any, fd protoreflect.FieldDescriptor, path string) (any, e
 }
 
 // canonicalValue rewrites one value of a field's type. It refuses what YAML makes
-// of a word without quotes where a text is wanted, and the like; numbers and
+// of a word without quotes where a text is wanted, and the like; most numbers, and
 // enums, which have several spellings, are left to protojson.
 func canonicalValue(v any, fd protoreflect.FieldDescriptor, path string) (any, error) {
 	switch _, isText := v.(string); {
@@ -232,6 +290,8 @@ func canonicalValue(v any, fd protoreflect.FieldDescriptor, path string) (any, e
 		return nil, nil
 	case fd.Kind() == protoreflect.StringKind && !isText:
 		return nil, wrongKind(path, "a string", v)
+	case fd.Kind() == protoreflect.FloatKind, fd.Kind() == protoreflect.DoubleKind:
+		return v, checkNumber(v, path)
 	case fd.Kind() == protoreflect.BoolKind:
 		if _, ok := v.(bool); !ok {
 			return nil, wrongKind(path, "true or false", v)
