@@ -44,6 +44,7 @@ bench-retention: ## measure how 10,000 commits go by spout.retention, and what w
 soak: ## kill, stop and freeze daemons again and again and check every guarantee
 	go test ./server -run Soak_Spouts -count 1 -v -soak 10m -timeout 30m
 	go test ./server -run 'Kill|Share|Follow_' -count 1 -v -kill.rounds 100 -share.rounds 60 -follow.rounds 100 -timeout 240m
+	go test ./pps/scheduler -run Flood -count 1 -v -flood.for 1m -timeout 10m
 
 soak-gc: ## collect garbage under load and kill -9 for 10 minutes
 	go test ./server -run GCSoak -count 1 -v -gc.soak 10m -timeout 30m
