@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -249,16 +250,29 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 		_, err = out.finish()
 		return sn.deleted(ctx, s, err)
 	}
-	return sn.deleted(ctx, s, node.File.Stream(ctx, req.GetOffset(), func(b []byte) error {
-		for len(b) > 0 {
-			n := min(len(b), maxPiece)
-			if err := frame.NewBytes(b[:n], nil).Send(stream); err != nil {
-				return err
-			}
-			b = b[n:]
-		}
-		return nil
+	return sn.deleted(ctx, s, node.File.Lend(ctx, req.GetOffset(), func(b []byte, back func()) error {
+		return sendPieces(stream, b, back)
 	}))
+}
+
+// sendPieces sends bytes in messages of a fair size, and calls back once the transport
+// is done with all of them.
+func sendPieces(stream grpc.ServerStreamingServer[wrapperspb.BytesValue], b []byte, back func()) error {
+	var left atomic.Int64
+	left.Store(int64((len(b) + maxPiece - 1) / maxPiece))
+	sent := func() {
+		if left.Add(-1) == 0 {
+			back()
+		}
+	}
+	for len(b) > 0 {
+		n := min(len(b), maxPiece)
+		if err := frame.NewBytes(b[:n], sent).Send(stream); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
 }
 
 // one finds the only node that a path or glob matches, without details.

@@ -3,10 +3,16 @@ package pfs
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
@@ -74,6 +80,57 @@ func TestGetFile_OffsetsAndGlobs(t *testing.T) {
 	}
 	_, _, err := get("/b.txt", -1)
 	wantError(t, err, codes.InvalidArgument, "the offset must not be negative")
+}
+
+// Memory that a large file was read into is used again for other chunks, of the same
+// file and of others: nobody may see that, however slow or short the reading is.
+func TestGetFile_ReadersDoNotDisturbEachOther(t *testing.T) {
+	m := newMeta(t)
+	m.repo("r")
+	random := make([]byte, 10<<20)
+	source := rand.NewChaCha8([32]byte{1})
+	_, _ = source.Read(random) // never fails
+	packs := bytes.Repeat([]byte("0123456789abcdef"), 10<<16)
+	files := map[string]string{"/random": string(random), "/packs": string(packs), "/both": string(random[5<<20:]) + string(packs[5<<20:])}
+	for path, content := range files {
+		var ops []op
+		for piece := range slices.Chunk([]byte(content), 1<<20) {
+			ops = append(ops, add(path, string(piece)))
+		}
+		m.apply("r@master", ops...)
+	}
+	var readers errgroup.Group
+	for path, content := range files {
+		for i := range 4 {
+			readers.Go(func() error {
+				ctx, cancel := context.WithCancel(limit(t))
+				defer cancel()
+				stream, err := m.GetFile(ctx, &pfspb.GetFileRequest{File: fileOf(commitOf("r@master"), path)})
+				if err != nil {
+					return err
+				}
+				for at := 0; ; {
+					msg, err := stream.Recv()
+					if errors.Is(err, io.EOF) && at == len(content) {
+						return nil
+					}
+					if err != nil {
+						return err
+					}
+					if got := string(msg.Value); content[at:at+len(got)] != got {
+						return fmt.Errorf("%s differs after byte %d", path, at)
+					}
+					at += len(msg.Value)
+					if i == 0 && at > len(content)/2 {
+						return nil // without the rest
+					}
+				}
+			})
+		}
+	}
+	if err := readers.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestGetFileTAR_GlobsAndRanges(t *testing.T) {

@@ -77,6 +77,14 @@ func (b *blobBucket) Get(ctx context.Context, key string, off, n int64) ([]byte,
 	return data, nil
 }
 
+func (b *blobBucket) Append(ctx context.Context, dst []byte, key string) ([]byte, error) {
+	data, err := b.Get(ctx, key, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	return append(dst, data...), nil
+}
+
 func (b *blobBucket) Exists(ctx context.Context, key string) (bool, error) {
 	if err := b.check(ctx, "look up", key); err != nil {
 		return false, err

@@ -38,6 +38,8 @@ type Bucket interface {
 	// beyond the end is cut short, possibly to nothing. The caller owns the result.
 	// A missing key gives an error that is ErrNotFound.
 	Get(ctx context.Context, key string, off, n int64) ([]byte, error)
+	// Append is Get of a whole object: it appends it to dst, which grows if it has to.
+	Append(ctx context.Context, dst []byte, key string) ([]byte, error)
 	// Exists tells whether Get would find the key.
 	Exists(ctx context.Context, key string) (bool, error)
 	// Delete removes the key. A missing key is no error.

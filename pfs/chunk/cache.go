@@ -70,6 +70,18 @@ func (c *cache) get(ctx context.Context, h Hash, load func(context.Context, Hash
 	}
 }
 
+// peek returns the chunk if it is there.
+func (c *cache) peek(h Hash) ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.entries[h]
+	if !ok {
+		return nil, false
+	}
+	c.recent.MoveToFront(e)
+	return e.Value.(*cached).data, true
+}
+
 // finish hands the result of a load to those who wait, and keeps it.
 func (c *cache) finish(h Hash, l *loading) {
 	c.mu.Lock()

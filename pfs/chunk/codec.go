@@ -76,8 +76,9 @@ func (c *codec) compress(dst, data []byte) ([]byte, bool) {
 func pays(packed, raw int) bool { return packed <= raw-raw/16 }
 
 // decode gives the bytes of the chunk that the object holds, after checking them
-// against the hash. The result may share memory with the object.
-func (c *codec) decode(hash Hash, object []byte) ([]byte, error) {
+// against the hash. The result shares memory with the object, unless it was compressed: then
+// it lies in what buffer gives for its size.
+func (c *codec) decode(hash Hash, object []byte, buffer func(int) []byte) ([]byte, error) {
 	corrupt := func(format string, args ...any) error {
 		return &CorruptError{Hash: hash, Reason: fmt.Sprintf(format, args...)}
 	}
@@ -95,7 +96,7 @@ func (c *codec) decode(hash Hash, object []byte) ([]byte, error) {
 	switch object[5] {
 	case plain:
 	case compressed:
-		raw, err := c.dec.DecodeAll(data, make([]byte, 0, size))
+		raw, err := c.dec.DecodeAll(data, buffer(int(size)))
 		if err != nil {
 			return nil, &CorruptError{Hash: hash, Reason: "decompress: " + err.Error(), Err: err}
 		}

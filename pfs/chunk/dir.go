@@ -143,20 +143,28 @@ func (b *dirBucket) mkdir(dir string) error {
 }
 
 func (b *dirBucket) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	return b.append(ctx, nil, key, off, n)
+}
+
+func (b *dirBucket) Append(ctx context.Context, dst []byte, key string) ([]byte, error) {
+	return b.append(ctx, dst, key, 0, -1)
+}
+
+func (b *dirBucket) append(ctx context.Context, dst []byte, key string, off, n int64) ([]byte, error) {
 	if err := checkKey("get", key); err != nil {
 		return nil, err
 	}
-	data, err := b.get(ctx, key, off, n)
+	dst, err := b.read(ctx, dst, key, off, n)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return nil, fmt.Errorf("get object %s: %w", key, err)
 	}
-	return data, nil
+	return dst, nil
 }
 
-func (b *dirBucket) get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+func (b *dirBucket) read(ctx context.Context, dst []byte, key string, off, n int64) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -173,9 +181,14 @@ func (b *dirBucket) get(ctx context.Context, key string, off, n int64) ([]byte, 
 		return nil, ErrNotFound
 	}
 	off, n = clip(info.Size(), off, n)
-	data := make([]byte, n)
-	_, err = io.ReadFull(io.NewSectionReader(f, off, n), data)
-	return data, err
+	from := len(dst)
+	if dst == nil {
+		dst = make([]byte, n)
+	} else {
+		dst = slices.Grow(dst, int(n))[:from+int(n)]
+	}
+	_, err = io.ReadFull(io.NewSectionReader(f, off, n), dst[from:])
+	return dst, err
 }
 
 func (b *dirBucket) Exists(ctx context.Context, key string) (bool, error) {

@@ -50,3 +50,13 @@ type Ref struct {
 func (r Ref) String() string {
 	return fmt.Sprintf("%s[%d:%d]", r.Hash, r.Off, uint64(r.Off)+uint64(r.Len))
 }
+
+// slice is the part of a chunk's bytes that r points at; *CorruptError if they are not
+// those of such a chunk.
+func (r Ref) slice(whole []byte) ([]byte, error) {
+	end := uint64(r.Off) + uint64(r.Len)
+	if uint64(len(whole)) != uint64(r.Size) || end > uint64(len(whole)) {
+		return nil, &CorruptError{Hash: r.Hash, Reason: fmt.Sprintf("it has %d bytes, but bytes %d to %d of %d are wanted", len(whole), r.Off, end, r.Size)}
+	}
+	return whole[r.Off:end:end], nil
+}

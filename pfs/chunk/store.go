@@ -85,27 +85,54 @@ func (s *Store) Read(ctx context.Context, ref Ref) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	end := uint64(ref.Off) + uint64(ref.Len)
-	if uint64(len(data)) != uint64(ref.Size) || end > uint64(len(data)) {
-		return nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("it has %d bytes, but bytes %d to %d of %d are wanted", len(data), ref.Off, end, ref.Size)}
+	return ref.slice(data)
+}
+
+// Borrow is Read of most of a chunk, once: what is not in the cache does not come
+// there, and its memory is used again after back was called, once. Back need not be called.
+func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), err error) {
+	if whole, ok := s.cache.peek(ref.Hash); ok {
+		data, err = ref.slice(whole)
+		return data, func() {}, err
 	}
-	return data[ref.Off:end:end], nil
+	if ref.Size > maxRawSize {
+		return nil, nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("no chunk has %d bytes", ref.Size)}
+	}
+	buffer := s.buffer(int(ref.Size) + headerSize)
+	whole, err := s.fetch(ctx, ref.Hash, buffer, s.buffer)
+	if err != nil {
+		return nil, nil, err
+	}
+	if data, err = ref.slice(whole); err != nil {
+		return nil, nil, err
+	}
+	if len(whole) > 0 && &whole[0] == &buffer[:headerSize+1][headerSize] {
+		return data, func() { s.recycle(buffer) }, nil
+	}
+	s.recycle(buffer)
+	return data, func() { s.recycle(whole) }, nil
 }
 
 // load fetches and checks a chunk.
 func (s *Store) load(ctx context.Context, h Hash) ([]byte, error) {
+	return s.fetch(ctx, h, nil, func(n int) []byte { return make([]byte, 0, n) })
+}
+
+// fetch is load of an object that fits into dst, and of a chunk that lies there too
+// or in what buffer gives.
+func (s *Store) fetch(ctx context.Context, h Hash, dst []byte, buffer func(int) []byte) ([]byte, error) {
 	if err := s.loads.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("read chunk %s: %w", h, err)
 	}
 	defer s.loads.Release(1)
-	object, err := s.bucket.Get(ctx, h.Key(), 0, -1)
+	object, err := s.bucket.Append(ctx, dst, h.Key())
 	if errors.Is(err, ErrNotFound) {
 		return nil, &MissingError{Hash: h}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read chunk %s: %w", h, err)
 	}
-	return s.codec.decode(h, object)
+	return s.codec.decode(h, object, buffer)
 }
 
 // Verify reads a chunk from the bucket, past the cache, and checks it. A chunk that

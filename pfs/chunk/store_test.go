@@ -51,6 +51,11 @@ func (b *spyBucket) Get(ctx context.Context, key string, off, n int64) ([]byte, 
 	return b.Bucket.Get(ctx, key, off, n)
 }
 
+func (b *spyBucket) Append(ctx context.Context, dst []byte, key string) ([]byte, error) {
+	data, err := b.Get(ctx, key, 0, -1)
+	return append(dst, data...), err
+}
+
 func (b *spyBucket) Sync(ctx context.Context, keys ...string) error {
 	b.mu.Lock()
 	b.synced = append(b.synced, keys...)
@@ -247,6 +252,20 @@ func TestIndex_AnyRange(t *testing.T) {
 func TestRead_DamageIsNoticed(t *testing.T) {
 	b := newSpy(t)
 	s := NewStore(b, Options{CacheBytes: -1})
+	t.Run("read", func(t *testing.T) { damageIsNoticed(t, b, s, s.Read) })
+	t.Run("borrow", func(t *testing.T) {
+		damageIsNoticed(t, b, s, func(ctx context.Context, ref Ref) ([]byte, error) {
+			data, back, err := s.Borrow(ctx, ref)
+			if err != nil {
+				return nil, err
+			}
+			defer back()
+			return bytes.Clone(data), nil
+		})
+	})
+}
+
+func damageIsNoticed(t *testing.T, b *spyBucket, s *Store, read func(context.Context, Ref) ([]byte, error)) {
 	for _, data := range [][]byte{randomBytes(t, 5000), bytes.Repeat([]byte("line\n"), 1000)} {
 		ref := writeAll(t, s, data)[0]
 		good, err := b.Get(t.Context(), ref.Hash.Key(), 0, -1)
@@ -258,7 +277,7 @@ func TestRead_DamageIsNoticed(t *testing.T) {
 				t.Fatal(err)
 			}
 			var corrupt *CorruptError
-			if _, err := s.Read(t.Context(), ref); !errors.As(err, &corrupt) || corrupt.Hash != ref.Hash || status.Code(err) != codes.DataLoss {
+			if _, err := read(t.Context(), ref); !errors.As(err, &corrupt) || corrupt.Hash != ref.Hash || status.Code(err) != codes.DataLoss {
 				t.Errorf("damage %d: %v", i, err)
 			}
 		}
@@ -269,7 +288,7 @@ func TestRead_DamageIsNoticed(t *testing.T) {
 				t.Fatal(err)
 			}
 			// A bit of a zstd header may have no meaning; the bytes then are right all the same.
-			if got, err := s.Read(t.Context(), ref); err == nil && !bytes.Equal(got, data) {
+			if got, err := read(t.Context(), ref); err == nil && !bytes.Equal(got, data) {
 				t.Errorf("a flipped byte at %d is not noticed", at)
 			}
 		}
@@ -278,18 +297,22 @@ func TestRead_DamageIsNoticed(t *testing.T) {
 		}
 		wrong := ref
 		wrong.Size++
-		if _, err := s.Read(t.Context(), wrong); status.Code(err) != codes.DataLoss {
+		if _, err := read(t.Context(), wrong); status.Code(err) != codes.DataLoss {
 			t.Errorf("a ref of the wrong size: %v", err)
+		}
+		wrong.Size = 1 << 31
+		if _, err := read(t.Context(), wrong); status.Code(err) != codes.DataLoss {
+			t.Errorf("a ref of a size that no chunk has: %v", err)
 		}
 		wrong = ref
 		wrong.Off = 1
-		if _, err := s.Read(t.Context(), wrong); status.Code(err) != codes.DataLoss {
+		if _, err := read(t.Context(), wrong); status.Code(err) != codes.DataLoss {
 			t.Errorf("a ref beyond the end: %v", err)
 		}
 		if err := s.Delete(t.Context(), ref.Hash); err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.Read(t.Context(), ref)
+		_, err = read(t.Context(), ref)
 		var missing *MissingError
 		if !errors.As(err, &missing) || !errors.Is(err, ErrNotFound) || status.Code(err) != codes.DataLoss {
 			t.Errorf("a missing chunk: %v", err)

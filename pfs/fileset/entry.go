@@ -85,9 +85,21 @@ func (e *entry) setSum(h hash.Hash) error {
 // while the one before is dealt with.
 const readAhead = 1 << 20
 
+// readOnce is the number of bytes from which on a stream's chunks go past the cache:
+// it would not hold them until somebody reads them again.
+const readOnce = 8 << 20
+
 // stream calls fn with the bytes of the parts from off on, piece by piece. The
 // pieces are shared: fn must not modify or keep them.
 func (s *Storage) stream(ctx context.Context, parts []part, off int64, fn func([]byte) error) error {
+	return s.lend(ctx, parts, off, func(b []byte, back func()) error {
+		defer back()
+		return fn(b)
+	})
+}
+
+// lend is stream for an fn that keeps the pieces until it has called back.
+func (s *Storage) lend(ctx context.Context, parts []part, off int64, fn func(b []byte, back func()) error) error {
 	for len(parts) > 0 && off >= parts[0].size() {
 		off -= parts[0].size()
 		parts = parts[1:]
@@ -97,39 +109,51 @@ func (s *Storage) stream(ctx context.Context, parts []part, off int64, fn func([
 		size += p.size()
 	}
 	if len(parts) > 1 && size-off >= readAhead {
-		return s.streamAhead(ctx, parts, off, fn)
+		return s.lendAhead(ctx, parts, off, size-off >= readOnce, fn)
 	}
 	for _, p := range parts {
-		data, err := s.read(ctx, p, off)
-		if err != nil {
-			return err
+		l := s.read(ctx, p, off, false)
+		if l.err != nil {
+			return l.err
 		}
 		off = 0
-		if err := fn(data); err != nil {
+		if err := fn(l.data, l.back); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// read gives the bytes of a part from off on.
-func (s *Storage) read(ctx context.Context, p part, off int64) ([]byte, error) {
+// loan is the bytes of a part, which may be changed after back was called.
+type loan struct {
+	data []byte
+	back func()
+	err  error
+}
+
+// read gives the bytes of a part from off on. Once says that most of a chunk is not
+// worth keeping in memory for the next reader.
+func (s *Storage) read(ctx context.Context, p part, off int64, once bool) loan {
+	nobody := func() {}
 	if p.data != nil {
-		return p.data[off:], nil
+		return loan{data: p.data[off:], back: nobody}
 	}
 	ref := p.ref
 	ref.Off += uint32(off)
 	ref.Len -= uint32(off)
-	return s.chunks.Read(ctx, ref)
+	var l loan
+	if once && ref.Len > ref.Size/2 {
+		l.data, l.back, l.err = s.chunks.Borrow(ctx, ref)
+	} else {
+		l.back = nobody
+		l.data, l.err = s.chunks.Read(ctx, ref)
+	}
+	return l
 }
 
-// streamAhead is stream with a goroutine that reads one part ahead.
-func (s *Storage) streamAhead(ctx context.Context, parts []part, off int64, fn func([]byte) error) error {
-	type piece struct {
-		data []byte
-		err  error
-	}
-	ahead := make(chan piece)
+// lendAhead is lend with a goroutine that reads one part ahead.
+func (s *Storage) lendAhead(ctx context.Context, parts []part, off int64, once bool, fn func(b []byte, back func()) error) error {
+	ahead := make(chan loan)
 	rctx, cancel := context.WithCancel(ctx)
 	var reader sync.WaitGroup
 	defer reader.Wait()
@@ -140,26 +164,26 @@ func (s *Storage) streamAhead(ctx context.Context, parts []part, off int64, fn f
 			if i > 0 {
 				off = 0
 			}
-			data, err := s.read(rctx, p, off)
+			l := s.read(rctx, p, off, once)
 			select {
-			case ahead <- piece{data, err}:
+			case ahead <- l:
 			case <-rctx.Done():
 				return
 			}
-			if err != nil {
+			if l.err != nil {
 				return
 			}
 		}
 	})
 	for range parts {
-		p, ok := <-ahead
+		l, ok := <-ahead
 		if !ok {
 			return ctx.Err()
 		}
-		if p.err != nil {
-			return p.err
+		if l.err != nil {
+			return l.err
 		}
-		if err := fn(p.data); err != nil {
+		if err := fn(l.data, l.back); err != nil {
 			return err
 		}
 	}

@@ -196,10 +196,19 @@ func (f *File) Hash(ctx context.Context) ([]byte, error) {
 // chunk. Pieces are shared with other readers: fn must neither modify nor keep
 // them. An offset at or beyond the end gives nothing.
 func (f *File) Stream(ctx context.Context, off int64, fn func([]byte) error) error {
+	return f.Lend(ctx, off, func(b []byte, back func()) error {
+		defer back()
+		return fn(b)
+	})
+}
+
+// Lend is Stream for an fn that keeps the pieces until it has called what is given
+// with each, once; it need not be called.
+func (f *File) Lend(ctx context.Context, off int64, fn func(piece []byte, back func()) error) error {
 	if off < 0 {
 		return fmt.Errorf("read %s: the offset %d is negative", f.Path, off)
 	}
-	if err := f.s.stream(ctx, f.parts(), off, fn); err != nil {
+	if err := f.s.lend(ctx, f.parts(), off, fn); err != nil {
 		return fmt.Errorf("read %s: %w", f.Path, err)
 	}
 	return nil
