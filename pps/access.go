@@ -87,6 +87,14 @@ func (s *Service) visible(ctx context.Context, records []*recordpb.PipelineRecor
 	return seen, nil
 }
 
+// untold stands for the reason of a state, which quotes what the program said.
+func untold(info *ppspb.PipelineInfo) string {
+	if info.GetReason() == "" {
+		return ""
+	}
+	return "whoever has REPO_READ on repo " + key(info.GetPipeline()) + " is told why"
+}
+
 // outline is what everybody with a token may know of a pipeline, whose spec and
 // condition may hold secrets: values of its environment, arguments, what its program
 // said last. All that is not named here is left out.
@@ -98,7 +106,7 @@ func outline(info *ppspb.PipelineInfo) *ppspb.PipelineInfo {
 		SpecCommit:   info.GetSpecCommit(),
 		Stopped:      info.GetStopped(),
 		State:        info.GetState(),
-		Reason:       info.GetReason(),
+		Reason:       untold(info),
 		LastJobState: info.GetLastJobState(),
 		Parallelism:  info.GetParallelism(),
 		Type:         info.GetType(),

@@ -39,6 +39,34 @@ func createRequest(spec string, more ...string) string {
 	return fmt.Sprintf(`{"createPipelineRequestJson":%q%s}`, spec, strings.Join(append([]string{""}, more...), ","))
 }
 
+// TestWireAuth_ReasonsAreForReaders has a program say something that its repo's readers
+// alone may know.
+func TestWireAuth_ReasonsAreForReaders(t *testing.T) {
+	w := newWire(t)
+	w.created(`{"pipeline":{"name":"p"},"spout":{"restart":{"initialBackoff":"3600s"}},"transform":{"cmd":["sh","-c","echo the password is x >&2; exit 1"]}}`)
+	said := func(info any) bool { return strings.Contains(fmt.Sprint(at(info, "reason")), "the password") }
+	w.waitFor("p", func(info map[string]any) bool { return said(info) })
+	w.ok("auth_v2.API/Activate", `{"rootToken":"root"}`)
+	w.mustAs("root", "pfs_v2.API/ActivateAuth", `{}`)
+	w.mustAs("root", "pps_v2.API/ActivateAuth", `{}`)
+	const p, project = `{"type":"REPO","name":"default/p"}`, `{"type":"PROJECT","name":"default"}`
+	for role, c := range map[string]struct {
+		token string
+		reads bool
+	}{
+		"root": {"root", true}, "reader": {w.robot("reader", p, "repoReader"), true},
+		"lister": {w.robot("lister", project, "projectViewer"), false}, "none": {w.robot("none", "", ""), false},
+	} {
+		inspected := w.mustAs(c.token, "pps_v2.API/InspectPipeline", `{"pipeline":{"name":"p"},"details":true}`).String()
+		if strings.Contains(inspected, "the password") != c.reads || strings.Contains(inspected, "whoever has REPO_READ on repo default/p is told why") == c.reads {
+			t.Errorf("%s is told %s", role, inspected)
+		}
+		if listed := w.mustAs(c.token, "pps_v2.API/ListPipeline", `{}`).String(); strings.Contains(listed, "the password") != c.reads {
+			t.Errorf("%s is told in a list %s", role, listed)
+		}
+	}
+}
+
 // TestWireAuth_Pipelines goes through what every role may do with pipelines: each
 // row is a call about a pipeline of its own, made by somebody with that role alone.
 func TestWireAuth_Pipelines(t *testing.T) {
