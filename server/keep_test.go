@@ -180,6 +180,54 @@ func TestUpdate_NewStartsWhenOldIsFenced(t *testing.T) {
 	}
 }
 
+// TestUpdate_FailingVersionLosesNothing has a version that leaves half a commit open and
+// fails, over and over, between two that work.
+func TestUpdate_FailingVersionLosesNothing(t *testing.T) {
+	p := startPachd(t, t.TempDir(), "--initial-backoff", "50ms", "--max-backoff", "100ms")
+	ctx := within(t)
+	pfs, pps, _ := dial(t, p.addr)
+	update := func(script string) {
+		t.Helper()
+		spec := fmt.Sprintf(`{"pipeline": {"name": "s"}, "spout": {}, "transform": {"cmd": ["sh", "-c", %q]}}`, script)
+		if _, err := pps.CreatePipelineV2(ctx, &ppspb.CreatePipelineV2Request{CreatePipelineRequestJson: spec, Update: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds := func(want string) {
+		t.Helper()
+		for {
+			data, err := get(ctx, pfs, "s", "/f")
+			if err == nil && string(data) == want {
+				return
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("/f is %q, %v; want %q", data, err, want)
+			}
+			time.Sleep(5 * time.Millisecond) // paces the questions
+		}
+	}
+	const put = `pachctl put file -a s@master:/f; `
+	update(`echo one | ` + put + `sleep 100000 & wait`)
+	holds("one\n")
+	update(`pachctl start commit s@master && echo half | ` + put + `exit 3`)
+	info := awaitPipeline(ctx, t, pps, "s", func(p *ppspb.PipelineInfo) bool { return p.GetDetails().GetRestarts() > 2 })
+	if info.GetDetails().GetLastExit().GetCode() != 3 || info.GetVersion() != 2 {
+		t.Errorf("%v", info)
+	}
+	update(`echo three | ` + put + `sleep 100000 & wait`)
+	holds("one\nthree\n")
+	commits, err := collect(pfs.ListCommit(ctx, &pfspb.ListCommitRequest{Repo: repo("s"), All: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commits {
+		if c.GetFinished() == nil {
+			t.Errorf("%v is open", c)
+		}
+	}
+	checkFsck(ctx, t, pfs)
+}
+
 // TestStop_SecondSignalEndsAll has a worker that ends for nobody, with an hour to do so.
 func TestStop_SecondSignalEndsAll(t *testing.T) {
 	p := startPachd(t, t.TempDir())
