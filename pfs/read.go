@@ -258,21 +258,45 @@ func (s *Service) GetFile(req *pfspb.GetFileRequest, stream grpc.ServerStreaming
 // sendPieces sends bytes in messages of a fair size, and calls back once the transport
 // is done with all of them.
 func sendPieces(stream grpc.ServerStreamingServer[wrapperspb.BytesValue], b []byte, back func()) error {
-	var left atomic.Int64
-	left.Store(int64((len(b) + maxPiece - 1) / maxPiece))
-	sent := func() {
-		if left.Add(-1) == 0 {
-			back()
-		}
-	}
+	from := newLender(back)
+	defer from.done()
 	for len(b) > 0 {
 		n := min(len(b), maxPiece)
-		if err := frame.NewBytes(b[:n], sent).Send(stream); err != nil {
+		if err := frame.NewBytes(b[:n], from.use()).Send(stream); err != nil {
 			return err
 		}
 		b = b[n:]
 	}
 	return nil
+}
+
+// lender counts who uses memory that was lent: the last one gives it back. Nil stands
+// for memory that nobody wants back.
+type lender struct {
+	users atomic.Int64
+	back  func()
+}
+
+// newLender counts one user, who ends with done.
+func newLender(back func()) *lender {
+	l := &lender{back: back}
+	l.users.Store(1)
+	return l
+}
+
+// use counts another user, who ends with the function that it returns.
+func (l *lender) use() func() {
+	if l == nil {
+		return nil
+	}
+	l.users.Add(1)
+	return l.done
+}
+
+func (l *lender) done() {
+	if l.users.Add(-1) == 0 {
+		l.back()
+	}
 }
 
 // one finds the only node that a path or glob matches, without details.

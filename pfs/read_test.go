@@ -128,6 +128,33 @@ func TestGetFile_ReadersDoNotDisturbEachOther(t *testing.T) {
 			})
 		}
 	}
+	for range 4 {
+		readers.Go(func() error {
+			msgs, err := all(m.GetFileTAR(limit(t), &pfspb.GetFileRequest{File: fileOf(commitOf("r@master"), "/*")}))
+			if err != nil {
+				return err
+			}
+			var sent bytes.Buffer
+			for _, msg := range msgs {
+				sent.Write(msg.Value)
+			}
+			archive := tar.NewReader(&sent)
+			for range files {
+				h, err := archive.Next()
+				if err != nil {
+					return err
+				}
+				got, err := io.ReadAll(archive)
+				if err != nil {
+					return err
+				}
+				if string(got) != files[h.Name] {
+					return fmt.Errorf("%s differs in the archive", h.Name)
+				}
+			}
+			return nil
+		})
+	}
 	if err := readers.Wait(); err != nil {
 		t.Error(err)
 	}

@@ -52,16 +52,18 @@ func (w *tarWriter) add(ctx context.Context, n *fileset.Node) error {
 		return nil
 	}
 	var size int64
-	if err := n.File.Stream(ctx, 0, func(b []byte) error {
+	if err := n.File.Lend(ctx, 0, func(b []byte, back func()) error {
+		from := newLender(back)
+		defer from.done()
 		size += int64(len(b))
-		return w.pieces.write(b)
+		return w.pieces.write(b, from)
 	}); err != nil {
 		return err
 	}
 	if size != n.Size {
 		return fmt.Errorf("tar: %s: it has %d bytes, want %d", n.Path, size, n.Size)
 	}
-	return w.pieces.write(zeros[:-size&(tarBlock-1)])
+	return w.pieces.write(zeros[:-size&(tarBlock-1)], nil)
 }
 
 func (w *tarWriter) writeHeader(n *fileset.Node) error {
@@ -82,7 +84,7 @@ func (w *tarWriter) writeHeader(n *fileset.Node) error {
 	}
 	octal(h[148:154], sum)
 	h[154] = 0
-	return w.pieces.write(h[:])
+	return w.pieces.write(h[:], nil)
 }
 
 // octal fills b with digits.
@@ -103,12 +105,12 @@ func (w *tarWriter) writeLongHeader(n *fileset.Node) error {
 	if err := tar.NewWriter(&b).WriteHeader(h); err != nil {
 		return err
 	}
-	return w.pieces.write(b.Bytes())
+	return w.pieces.write(b.Bytes(), nil)
 }
 
 // close ends the archive and sends what is left of it.
 func (w *tarWriter) close() error {
-	if err := w.pieces.write(zeros[:]); err != nil {
+	if err := w.pieces.write(zeros[:], nil); err != nil {
 		return err
 	}
 	return w.pieces.flush()
@@ -124,11 +126,13 @@ type pieceWriter struct {
 // gather is the size at which a message is sent.
 const gather = 256 << 10
 
-func (w *pieceWriter) write(p []byte) error {
+// write sends p, some of it later, in a copy. What goes out from where it lies is
+// counted with its lender.
+func (w *pieceWriter) write(p []byte, from *lender) error {
 	for len(p) > 0 {
 		if w.buf == nil && len(p) >= gather {
 			k := min(len(p), maxPiece)
-			if err := frame.NewBytes(p[:k], nil).Send(w.stream); err != nil {
+			if err := frame.NewBytes(p[:k], from.use()).Send(w.stream); err != nil {
 				return err
 			}
 			p = p[k:]
