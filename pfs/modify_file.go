@@ -290,7 +290,11 @@ func (s *Service) attachTo(ctx context.Context, t *target, c *pfspb.Commit, laye
 		var open *ParentOpenError
 		var finished *CommitFinishedError
 		var gone *CommitNotFoundError
-		if !errors.As(err, &open) && !errors.As(err, &finished) && !errors.As(err, &gone) {
+		moved := errors.As(err, &open)
+		if t.open != nil {
+			moved = errors.As(err, &finished) || errors.As(err, &gone)
+		}
+		if !moved {
 			return err
 		}
 		if t, err = s.target(ctx, c); err != nil {
@@ -341,7 +345,9 @@ func (s *Service) appendGroup(g *group, c *pfspb.Commit) {
 	})
 	g.answer()
 	if g.err == nil && own > maxOwnLayers {
-		if err := s.foldOpen(ctx, c); err != nil {
+		// It may take longer than a transaction; when the leader goes, the next one does it.
+		ctx := g.members[0].ctx
+		if err := s.foldOpen(ctx, c); err != nil && ctx.Err() == nil {
 			s.log.Warn("fold layers of an open commit", zap.String("commit", CommitName(c)), zap.Error(err))
 		}
 	}
@@ -367,7 +373,7 @@ func (tx *Txn) appendOne(rec *recordpb.CommitRecord, layers, known []*fileset.La
 }
 
 // appendLayers puts layers with so many bytes of content on top of a commit, which
-// must be open.
+// must be open. Unless an error is a *halfDoneError, nothing has changed.
 func (tx *Txn) appendLayers(rec *recordpb.CommitRecord, refs []*recordpb.LayerRef, size int64) error {
 	if state(rec.Info) >= pfspb.CommitState_FINISHING {
 		return &CommitFinishedError{Commit: rec.Info.Commit}
@@ -375,7 +381,10 @@ func (tx *Txn) appendLayers(rec *recordpb.CommitRecord, refs []*recordpb.LayerRe
 	rec.Layers = append(rec.Layers, refs...)
 	rec.OwnLayers += uint32(len(refs))
 	rec.Info.SizeBytesUpperBound += size
-	return tx.putCommit(rec)
+	if err := tx.putCommit(rec); err != nil {
+		return &halfDoneError{err}
+	}
+	return nil
 }
 
 // foldOpen folds the layers that streams gave to an open commit into one.

@@ -7,6 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/minipachd/minipachd/pfs/fileset"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 	"github.com/minipachd/minipachd/store"
@@ -64,16 +67,34 @@ func (q *queues) join(key string, me *oneShot, commit func(*group)) error {
 		case <-me.lead:
 		}
 	}
-	commit(q.take(key))
-	q.mu.Lock()
-	if next := q.waiting[key]; len(next) > 0 {
-		next[0].lead <- struct{}{}
-	} else {
-		delete(q.waiting, key)
-	}
-	q.mu.Unlock()
+	q.lead(key, commit)
 	return <-me.done
 }
+
+// lead runs commit for the next group, and hands the lead on. Nobody waits for ever if
+// commit panics.
+func (q *queues) lead(key string, commit func(*group)) {
+	g := q.take(key)
+	returned := false
+	defer func() {
+		if !returned {
+			g.err = errPanicked
+			g.answer()
+		}
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if next := q.waiting[key]; len(next) > 0 {
+			next[0].lead <- struct{}{}
+		} else {
+			delete(q.waiting, key)
+		}
+	}()
+	commit(g)
+	returned = true
+}
+
+// errPanicked is what the others are told; the leader's call has the panic itself.
+var errPanicked = status.Error(codes.Internal, "a transaction that was shared with other streams ended with an internal error, which the daemon's log has: whether the data was kept is not known")
 
 // take removes the next group from a queue.
 func (q *queues) take(key string) *group {
@@ -100,6 +121,7 @@ type group struct {
 	errs    []error // of each member
 	ended   []bool  // the member is no longer allowed to write
 	err     error   // of the transaction
+	told    bool    // the members have their answers
 }
 
 func newGroup(members []*oneShot) *group {
@@ -177,8 +199,12 @@ func (g *group) fails(tx *Txn, err error, members ...int) error {
 	return nil
 }
 
-// answer tells each member what became of it.
+// answer tells each member, once, what became of it.
 func (g *group) answer() {
+	if g.told {
+		return
+	}
+	g.told = true
 	for i, o := range g.members {
 		if g.errs[i] == nil {
 			g.errs[i] = g.err

@@ -9,13 +9,15 @@ import (
 // already to what the handler of a stream needs.
 type handlers struct {
 	idle    chan func()
-	running sync.WaitGroup
+	running sync.WaitGroup // functions
+	serving sync.WaitGroup // goroutines
+	end     chan struct{}  // closed by wait
 }
 
 // handlerIdle is how long a goroutine waits for another function.
 const handlerIdle = time.Second
 
-func newHandlers() *handlers { return &handlers{idle: make(chan func())} }
+func newHandlers() *handlers { return &handlers{idle: make(chan func()), end: make(chan struct{})} }
 
 // run starts fn.
 func (h *handlers) run(fn func()) {
@@ -23,7 +25,7 @@ func (h *handlers) run(fn func()) {
 	select {
 	case h.idle <- fn:
 	default:
-		go h.serve(fn)
+		h.serving.Go(func() { h.serve(fn) })
 	}
 }
 
@@ -39,9 +41,16 @@ func (h *handlers) serve(fn func()) {
 		case fn = <-h.idle:
 		case <-timer.C:
 			return
+		case <-h.end:
+			return
 		}
 	}
 }
 
-// wait returns when no function runs any more.
-func (h *handlers) wait() { h.running.Wait() }
+// wait returns when no function runs any more, nor a goroutine. No other function may
+// be started then.
+func (h *handlers) wait() {
+	h.running.Wait()
+	close(h.end)
+	h.serving.Wait()
+}

@@ -20,6 +20,7 @@ type Pins interface {
 // nothing in the bucket.
 type held struct {
 	make func() Pins
+	once sync.Once
 
 	mu   sync.Mutex
 	pins Pins
@@ -30,13 +31,13 @@ func (h *held) Pin(ctx context.Context, key string) error {
 	if h.make == nil {
 		return nil
 	}
-	h.mu.Lock()
-	if h.pins == nil {
-		h.pins = h.make()
-	}
-	p := h.pins
-	h.mu.Unlock()
-	return p.Pin(ctx, key)
+	h.once.Do(func() {
+		p := h.make()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.pins = p
+	})
+	return h.used().Pin(ctx, key)
 }
 
 // used gives the pins, nil if none was needed so far.

@@ -360,6 +360,7 @@ func (w *Writer) spill() error {
 		return err
 	}
 	if l != nil {
+		l.Pins = w.held.used() // by now all chunks are pinned
 		w.done = append(w.done, l)
 	}
 	w.files, w.order, w.trees = nil, nil, map[string]bool{}
