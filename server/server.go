@@ -146,8 +146,12 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 // secretKey loads the key of secrets; one of our own is made if it is missing.
 func (s *Server) secretKey() (*secrets.Key, error) {
-	if s.cfg.SecretKeyFile != "" {
-		return secrets.LoadKey(s.cfg.SecretKeyFile)
+	if path := s.cfg.SecretKeyFile; path != "" {
+		// No refusal: a volume may not let its modes be chosen.
+		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o004 != 0 {
+			s.log.Warn("everybody on this machine may read the key of secrets: chmod o= it", zap.String("file", path), zap.Stringer("mode", info.Mode().Perm()))
+		}
+		return secrets.LoadKey(path)
 	}
 	return secrets.LoadOrCreateKey(s.dir.join("secret.key"))
 }
