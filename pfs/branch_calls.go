@@ -119,11 +119,17 @@ func (s *Service) ListBranch(req *pfspb.ListBranchRequest, stream grpc.ServerStr
 	if !req.GetReverse() {
 		slices.Reverse(entries)
 	}
-	for page := range slices.Chunk(entries, listPage) {
-		var infos []*pfspb.BranchInfo
+	return eachPage(ctx, s, entries, func(tx *Txn, e entry) (*pfspb.BranchInfo, error) { return tx.InspectBranch(e.branch) }, stream.Send)
+}
+
+// eachPage calls fn with what look finds of names, page by page, each at one snapshot.
+// What has been deleted since it was named is left out.
+func eachPage[Name, Info any](ctx context.Context, s *Service, names []Name, look func(*Txn, Name) (Info, error), fn func(Info) error) error {
+	for page := range slices.Chunk(names, listPage) {
+		var infos []Info
 		err := s.View(ctx, func(tx *Txn) error {
-			for _, e := range page {
-				info, err := tx.InspectBranch(e.branch)
+			for _, name := range page {
+				info, err := look(tx, name)
 				if gone(err) {
 					continue
 				}
@@ -138,7 +144,7 @@ func (s *Service) ListBranch(req *pfspb.ListBranchRequest, stream grpc.ServerStr
 			return err
 		}
 		for _, info := range infos {
-			if err := stream.Send(info); err != nil {
+			if err := fn(info); err != nil {
 				return err
 			}
 		}

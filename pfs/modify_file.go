@@ -326,22 +326,17 @@ func (s *Service) appendGroup(g *group, c *pfspb.Commit) {
 			return err
 		}
 		var known []*fileset.Layer
-		for i, o := range g.members {
-			if g.skips(i) {
-				continue
-			}
+		err = g.each(tx, func(o *oneShot) error {
 			made, err := tx.appendOne(rec, o.layers, known)
 			if err != nil {
-				if err := g.fails(tx, err, i); err != nil {
-					return err
-				}
-				continue
+				return err
 			}
 			guard(tx.Txn, writerOf(o.ctx))
 			known = append(known, made...)
-		}
+			return nil
+		})
 		own = int(rec.OwnLayers)
-		return nil
+		return err
 	})
 	g.answer()
 	if g.err == nil && own > maxOwnLayers {

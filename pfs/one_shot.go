@@ -46,32 +46,25 @@ func (s *Service) commitGroup(g *group, branch *pfspb.Branch) {
 			return err
 		}
 		var known []*fileset.Layer
-		for i, o := range g.members {
-			if g.skips(i) {
-				continue
-			}
+		return g.each(tx, func(o *oneShot) error {
 			if o.once != nil {
-				var done bool
-				if done, g.errs[i] = tx.repeats(o.once); done || g.errs[i] != nil {
-					continue
+				if done, err := tx.repeats(o.once); done || err != nil {
+					return err
 				}
 			}
 			tx.author = s.auth.Subject(o.ctx)
 			rec, made, err := tx.oneShot(branch, o.layers, known)
 			if err != nil {
-				if err := g.fails(tx, err, i); err != nil {
-					return err
-				}
-				continue
+				return err
 			}
 			guard(tx.Txn, writerOf(o.ctx))
 			known = append(known, made...)
 			stack = rec.Layers
 			if err := tx.remember(o.once, rec); err != nil {
-				return err
+				return &halfDoneError{err}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if g.err == nil && len(stack) > maxStack {
 		// The compactor is behind: these writers, and those behind them, wait for it.

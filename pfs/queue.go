@@ -172,6 +172,22 @@ func (g *group) run(ctx context.Context, s *Service, fn func(*Txn) error) {
 	}
 }
 
+// each calls fn with every member that is not skipped, in order, and leaves its error
+// with the member, or returns it if nothing may be kept of the transaction.
+func (g *group) each(tx *Txn, fn func(*oneShot) error) error {
+	for i, o := range g.members {
+		if g.skips(i) {
+			continue
+		}
+		if err := fn(o); err != nil {
+			if err := g.fails(tx, err, i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // skips tells whether a member is to be left out, and makes it one without an error
 // if not.
 func (g *group) skips(i int) bool {

@@ -438,32 +438,10 @@ func (s *Service) eachRepo(ctx context.Context, q repoQuery, fn func(*pfspb.Repo
 }
 
 func (s *Service) eachOf(ctx context.Context, repos []*pfspb.Repo, fn func(*pfspb.RepoInfo) error) error {
-	for page := range slices.Chunk(repos, listPage) {
-		var infos []*pfspb.RepoInfo
-		err := s.View(ctx, func(tx *Txn) error {
-			for _, repo := range page {
-				info, err := tx.repoInfo(repo)
-				if gone(err) {
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				infos = append(infos, info)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		for _, info := range infos {
-			info.AuthInfo = s.authInfo(ctx, ResourceOf(info.Repo))
-			if err := fn(info); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return eachPage(ctx, s, repos, (*Txn).repoInfo, func(info *pfspb.RepoInfo) error {
+		info.AuthInfo = s.authInfo(ctx, ResourceOf(info.Repo))
+		return fn(info)
+	})
 }
 
 // ListRepo implements pfs_v2.API. Repos that the caller may not see are left out. It holds the names of all repos asked for, and

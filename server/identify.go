@@ -147,7 +147,10 @@ func (g *guard) supervise(srv any, ss grpc.ServerStream, c *call, next grpc.Stre
 		}()
 		done <- next(srv, stream)
 	})
-	refused := g.watch(running, ss.Context(), method, id)
+	var refused error
+	if lasts(running, streamPatience) {
+		refused = g.watch(running, ss.Context(), method, id)
+	}
 	var after <-chan time.Time
 	if refused != nil {
 		stream.refused.Store(&refused)
@@ -168,16 +171,21 @@ func (g *guard) supervise(srv any, ss grpc.ServerStream, c *call, next grpc.Stre
 	return err
 }
 
-// watch returns what refuses a caller whose call goes on, or nil when running ends,
-// which most calls do in less than streamPatience. Ctx is that of the call as it came.
-func (g *guard) watch(running, ctx context.Context, method string, id auth.Identity) error {
-	timer := time.NewTimer(streamPatience)
+// lasts waits, and tells whether running has not ended by then.
+func lasts(running context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-running.Done():
-		return nil
+		return false
 	case <-timer.C:
+		return true
 	}
+}
+
+// watch returns what refuses a caller whose call goes on, or nil when running ends.
+// Ctx is that of the call as it came.
+func (g *guard) watch(running, ctx context.Context, method string, id auth.Identity) error {
 	return g.auth.Watch(running, id, func() error {
 		_, now, err := g.identify(ctx, method)
 		if err == nil && now.Subject != id.Subject && g.auth.Active() {
@@ -187,7 +195,7 @@ func (g *guard) watch(running, ctx context.Context, method string, id auth.Ident
 	})
 }
 
-// streamPatience is how long a call goes on before its caller is looked at again.
+// streamPatience is how long a stream runs before it is watched: most have ended by then.
 const streamPatience = 20 * time.Millisecond
 
 // patience is how long a call that is no stream runs before it is watched as one.

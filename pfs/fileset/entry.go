@@ -92,10 +92,15 @@ const readOnce = 8 << 20
 // stream calls fn with the bytes of the parts from off on, piece by piece. The
 // pieces are shared: fn must not modify or keep them.
 func (s *Storage) stream(ctx context.Context, parts []part, off int64, fn func([]byte) error) error {
-	return s.lend(ctx, parts, off, func(b []byte, back func()) error {
+	return s.lend(ctx, parts, off, returning(fn))
+}
+
+// returning makes of fn one that gives each piece back as it returns.
+func returning(fn func([]byte) error) func([]byte, func()) error {
+	return func(b []byte, back func()) error {
 		defer back()
 		return fn(b)
-	})
+	}
 }
 
 // lend is stream for an fn that keeps the pieces until it has called back.

@@ -196,10 +196,7 @@ func (f *File) Hash(ctx context.Context) ([]byte, error) {
 // chunk. Pieces are shared with other readers: fn must neither modify nor keep
 // them. An offset at or beyond the end gives nothing.
 func (f *File) Stream(ctx context.Context, off int64, fn func([]byte) error) error {
-	return f.Lend(ctx, off, func(b []byte, back func()) error {
-		defer back()
-		return fn(b)
-	})
+	return f.Lend(ctx, off, returning(fn))
 }
 
 // Lend is Stream for an fn that keeps the pieces until it has called what is given
