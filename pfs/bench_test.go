@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/minipachd/minipachd/pfs/fileset"
 	authpb "github.com/minipachd/minipachd/proto/auth_v2"
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
@@ -61,17 +62,9 @@ func BenchmarkPuts(b *testing.B) {
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					w := svc.files.NewWriter(ctx)
-					defer w.Abort()
-					if err := w.Append(fmt.Sprintf("/%d", n.Add(1)), DefaultDatum, data); err != nil {
-						b.Error(err)
-						return
-					}
-					layers, err := w.Finish()
-					if err == nil {
-						err = svc.attach(ctx, commitOf("r@master"), layers)
-					}
-					if err != nil {
+					if err := put(ctx, svc, commitOf("r@master"), func(w *fileset.Writer) error {
+						return w.Append(fmt.Sprintf("/%d", n.Add(1)), DefaultDatum, data)
+					}); err != nil {
 						b.Error(err)
 						return
 					}
@@ -93,19 +86,15 @@ func BenchmarkManyFiles(b *testing.B) {
 		if _, err := svc.CreateRepo(ctx, &pfspb.CreateRepoRequest{Repo: repoOf(repo)}); err != nil {
 			b.Fatal(err)
 		}
-		w := svc.files.NewWriter(ctx)
-		defer w.Abort()
-		for k := range 20_000 {
-			_, _ = source.Read(data) // never fails
-			if err := w.Append(fmt.Sprintf("/dir/%07d", k), DefaultDatum, data); err != nil {
-				b.Fatal(err)
+		if err := put(ctx, svc, commitOf(repo+"@master"), func(w *fileset.Writer) error {
+			for k := range 20_000 {
+				_, _ = source.Read(data) // never fails
+				if err := w.Append(fmt.Sprintf("/dir/%07d", k), DefaultDatum, data); err != nil {
+					return err
+				}
 			}
-		}
-		layers, err := w.Finish()
-		if err == nil {
-			err = svc.attach(ctx, commitOf(repo+"@master"), layers)
-		}
-		if err != nil {
+			return nil
+		}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -127,16 +116,9 @@ func BenchmarkOpenCommit(b *testing.B) {
 		var streams errgroup.Group
 		for k := range 10 {
 			streams.Go(func() error {
-				w := svc.files.NewWriter(ctx)
-				defer w.Abort()
-				if err := w.Append(fmt.Sprintf("/%d/%d", i%100, k), DefaultDatum, []byte("x")); err != nil {
-					return err
-				}
-				layers, err := w.Finish()
-				if err == nil {
-					err = svc.attach(ctx, c, layers)
-				}
-				return err
+				return put(ctx, svc, c, func(w *fileset.Writer) error {
+					return w.Append(fmt.Sprintf("/%d/%d", i%100, k), DefaultDatum, []byte("x"))
+				})
 			})
 		}
 		err = streams.Wait()
@@ -162,16 +144,7 @@ func BenchmarkGetFile(b *testing.B) {
 	data := make([]byte, 64<<20)
 	source := rand.NewChaCha8([32]byte{1})
 	_, _ = source.Read(data) // never fails
-	w := svc.files.NewWriter(ctx)
-	defer w.Abort()
-	if err := w.Append("/big", DefaultDatum, data); err != nil {
-		b.Fatal(err)
-	}
-	layers, err := w.Finish()
-	if err == nil {
-		err = svc.attach(ctx, commitOf("r@master"), layers)
-	}
-	if err != nil {
+	if err := put(ctx, svc, commitOf("r@master"), func(w *fileset.Writer) error { return w.Append("/big", DefaultDatum, data) }); err != nil {
 		b.Fatal(err)
 	}
 	sn, err := svc.openFile(ctx, fileOf(commitOf("r@master"), "/big"), authpb.Permission_REPO_READ)
@@ -188,6 +161,20 @@ func BenchmarkGetFile(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// put is a stream that fill writes, to a commit or a branch.
+func put(ctx context.Context, svc *Service, c *pfspb.Commit, fill func(*fileset.Writer) error) error {
+	w := svc.files.NewWriter(ctx)
+	defer w.Abort()
+	if err := fill(w); err != nil {
+		return err
+	}
+	layers, err := w.Finish()
+	if err != nil {
+		return err
+	}
+	return svc.attach(ctx, c, layers)
 }
 
 // runService is openService with its loops running.
