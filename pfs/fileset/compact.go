@@ -16,9 +16,10 @@ import (
 // (O'Neil et al., "The Log-Structured Merge-Tree", Acta Informatica 33, 1996).
 const fanOut = 4
 
-// tier is the power of 4 of a layer's size, from 512 bytes on.
+// tier is the power of 4 of a layer's size, from 512 bytes on. It is the size before
+// compression, in which layers with and without it compare.
 func tier(ref *recordpb.LayerRef) int {
-	return (bits.Len64(ref.GetEncodedBytes()/512) + 1) / 2
+	return (bits.Len64(max(ref.GetRawBytes(), ref.GetEncodedBytes())/512) + 1) / 2
 }
 
 // run finds the layers on top of the stack that should become one: fanOut of one

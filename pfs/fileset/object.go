@@ -74,6 +74,7 @@ type objectWriter struct {
 	spare   []byte       // room for another block
 	out     []byte       // compressed, and not written yet
 	written uint64       // bytes before out
+	raw     uint64       // bytes of all blocks that are ended, before compression
 	object  chunk.Object // nil before the first write
 	id      []byte
 	key     string // of the object
@@ -178,6 +179,7 @@ func (w *objectWriter) flush() {
 		raw: w.cur.buf, done: make(chan struct{}),
 	}
 	w.blocks = append(w.blocks, b)
+	w.raw += uint64(len(b.raw))
 	go func() {
 		defer close(b.done)
 		b.packed = w.s.zip.enc.EncodeAll(b.raw, nil)
@@ -240,7 +242,7 @@ func (w *objectWriter) finish() (*Layer, error) {
 		return nil, fmt.Errorf("store layer: %w", err)
 	}
 	l := &Layer{
-		Ref:     &recordpb.LayerRef{Id: w.id, EncodedBytes: w.written, Entries: w.entries},
+		Ref:     &recordpb.LayerRef{Id: w.id, EncodedBytes: w.written, RawBytes: w.raw, Entries: w.entries},
 		Record:  &recordpb.LayerRecord{Body: &recordpb.LayerRecord_Object{Object: &recordpb.LayerObject{Key: w.key, Size: w.written}}},
 		Content: w.content,
 		Pins:    w.held.used(),

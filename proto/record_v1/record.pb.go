@@ -526,7 +526,9 @@ type LayerRef struct {
 	// Number of entries.
 	Entries uint64 `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`
 	// True while the layer's bytes live in etcd, false when they are in the bucket.
-	Inline        bool `protobuf:"varint,4,opt,name=inline,proto3" json:"inline,omitempty"`
+	Inline bool `protobuf:"varint,4,opt,name=inline,proto3" json:"inline,omitempty"`
+	// Size before compression in bytes, 0 if it is encoded_bytes.
+	RawBytes      uint64 `protobuf:"varint,5,opt,name=raw_bytes,json=rawBytes,proto3" json:"raw_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,6 +589,13 @@ func (x *LayerRef) GetInline() bool {
 		return x.Inline
 	}
 	return false
+}
+
+func (x *LayerRef) GetRawBytes() uint64 {
+	if x != nil {
+		return x.RawBytes
+	}
+	return 0
 }
 
 // LayerRecord is the stored layer of a LayerRef.
@@ -1980,12 +1989,13 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\aordinal\x18\x06 \x01(\x04R\aordinal\x12\x1c\n" +
 	"\tforgotten\x18\a \x01(\bR\tforgotten\x12\x16\n" +
 	"\x06writer\x18\x14 \x01(\tR\x06writer\x12/\n" +
-	"\x06policy\x18\x15 \x01(\v2\x17.record_v1.PolicyCommitR\x06policy\"q\n" +
+	"\x06policy\x18\x15 \x01(\v2\x17.record_v1.PolicyCommitR\x06policy\"\x8e\x01\n" +
 	"\bLayerRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rencoded_bytes\x18\x02 \x01(\x04R\fencodedBytes\x12\x18\n" +
 	"\aentries\x18\x03 \x01(\x04R\aentries\x12\x16\n" +
-	"\x06inline\x18\x04 \x01(\bR\x06inline\"a\n" +
+	"\x06inline\x18\x04 \x01(\bR\x06inline\x12\x1b\n" +
+	"\traw_bytes\x18\x05 \x01(\x04R\brawBytes\"a\n" +
 	"\vLayerRecord\x12\x18\n" +
 	"\x06inline\x18\x01 \x01(\fH\x00R\x06inline\x120\n" +
 	"\x06object\x18\x02 \x01(\v2\x16.record_v1.LayerObjectH\x00R\x06objectB\x06\n" +
