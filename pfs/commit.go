@@ -16,6 +16,9 @@ type commitOptions struct {
 	origin      pfspb.OriginKind
 	description string
 	provenance  []*pfspb.Commit // direct, each with its branch
+	// fill completes the record before it is stored; nil leaves it open and without
+	// layers of its own.
+	fill func(*recordpb.CommitRecord)
 }
 
 // startCommit opens a commit of a user on a normalized branch, which it makes if
@@ -34,6 +37,12 @@ func (tx *Txn) startCommit(branch *pfspb.Branch, parent *recordpb.CommitRecord, 
 	if err != nil {
 		return nil, err
 	}
+	return tx.startCommitOn(brec, parent, commitOptions{description: description})
+}
+
+// startCommitOn is startCommit for a branch whose record is at hand; it fills in where
+// the commit comes from.
+func (tx *Txn) startCommitOn(brec *recordpb.BranchRecord, parent *recordpb.CommitRecord, opt commitOptions) (*recordpb.CommitRecord, error) {
 	provenance, err := tx.writerProvenance(brec)
 	if err != nil {
 		return nil, err
@@ -42,7 +51,7 @@ func (tx *Txn) startCommit(branch *pfspb.Branch, parent *recordpb.CommitRecord, 
 		return nil, err
 	}
 	if head := brec.GetInfo().GetHead(); parent == nil && head != nil {
-		if parent, err = tx.commit(branch.GetRepo(), head.GetId()); err != nil {
+		if parent, err = tx.commit(brec.Info.Branch.GetRepo(), head.GetId()); err != nil {
 			return nil, err
 		}
 	}
@@ -54,7 +63,8 @@ func (tx *Txn) startCommit(branch *pfspb.Branch, parent *recordpb.CommitRecord, 
 	} else if good.GetForgotten() {
 		return nil, errForgotten // a commit on it would lack what it seems to build on
 	}
-	return tx.makeCommit(brec, parent, commitOptions{origin: pfspb.OriginKind_USER, description: description, provenance: provenance})
+	opt.origin, opt.provenance = pfspb.OriginKind_USER, provenance
+	return tx.makeCommit(brec, parent, opt)
 }
 
 // openBranch returns the record of a branch of an existing repo, a fresh one
@@ -153,6 +163,9 @@ func (tx *Txn) makeCommit(brec *recordpb.BranchRecord, parent *recordpb.CommitRe
 	}
 	rec.Layers = base.GetLayers()
 	rec.Info.SizeBytesUpperBound = base.GetInfo().GetSizeBytesUpperBound()
+	if opt.fill != nil {
+		opt.fill(rec)
+	}
 	if err := tx.putCommit(rec); err != nil {
 		return nil, err
 	}

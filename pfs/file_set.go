@@ -96,7 +96,7 @@ func (s *Service) CreateFileSet(stream grpc.ClientStreamingServer[pfspb.ModifyFi
 	}
 	w := s.files.NewWriter(ctx)
 	defer w.Abort()
-	if err := s.collect(ctx, received{stream}, w); err != nil {
+	if err := s.collect(ctx, &received{stream: stream}, w); err != nil {
 		return err
 	}
 	layers, err := w.Finish()

@@ -123,7 +123,7 @@ func (s *Service) modifyOnce(stream modifyStream, c *pfspb.Commit, key string) e
 	if o.repeat, err = s.known(stream.Context(), o); err != nil {
 		return err
 	}
-	ops := &digested{operations: received{stream}, digest: newDigest()}
+	ops := &digested{operations: &received{stream: stream}, digest: newDigest()}
 	if o.repeat {
 		// The content is received all the same, to compare it; none of it is kept.
 		op := &frame.Operation{}

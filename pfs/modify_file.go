@@ -48,12 +48,19 @@ func (s *Service) ModifyFile(stream modifyStream) error {
 	if key != "" {
 		return s.modifyOnce(stream, commit.SetCommit, key)
 	}
-	// Fail before the data is sent if it is clear already that it cannot be kept.
-	t, err := s.target(ctx, commit.SetCommit)
-	if err != nil {
+	// Most streams have one message, which is here by now. Of others, fail before all
+	// of the data is sent if it is clear that it cannot be kept.
+	t := aim(commit.SetCommit)
+	check := func() (err error) {
+		t, err = s.target(ctx, commit.SetCommit)
 		return err
 	}
-	err = s.modify(ctx, received{stream}, commit.SetCommit, func(layers []*fileset.Layer) error {
+	err = s.modify(ctx, &received{stream: stream, second: check}, commit.SetCommit, func(layers []*fileset.Layer) error {
+		if t == nil || len(layers) == 0 {
+			if err := check(); err != nil {
+				return err
+			}
+		}
 		return s.attachTo(ctx, t, commit.SetCommit, layers)
 	})
 	if err != nil {
@@ -93,9 +100,20 @@ type operations interface {
 // received are the operations that a gRPC stream brings.
 type received struct {
 	stream interface{ RecvMsg(m any) error }
+	n      int
+	second func() error // called when the second one has come; may be nil
 }
 
-func (r received) receive(o *frame.Operation) error { return o.Receive(r.stream) }
+func (r *received) receive(o *frame.Operation) error {
+	err := o.Receive(r.stream)
+	if err == nil {
+		r.n++
+	}
+	if r.n == 2 && err == nil && r.second != nil {
+		return r.second()
+	}
+	return err
+}
 
 // collect applies the messages of a stream to w until the client half-closes.
 func (s *Service) collect(ctx context.Context, ops operations, w *fileset.Writer) error {
@@ -217,6 +235,25 @@ type target struct {
 	branch *pfspb.Branch
 }
 
+// aim is what target most likely finds, without a look at the store; nil if that
+// cannot be said. What a transaction for it says tells whether it was right.
+func aim(c *pfspb.Commit) *target {
+	repo, name, id := NormalizeRepo(commitRepo(c)), c.GetBranch().GetName(), c.GetId()
+	if repo == nil || repo.Name == fileSetsRepo {
+		return nil
+	}
+	if IsCommitID(id) {
+		return &target{open: &recordpb.CommitRecord{Info: &pfspb.CommitInfo{Commit: &pfspb.Commit{Repo: repo, Id: id}}}}
+	}
+	if name != "" && id != "" || IsCommitID(name) {
+		return nil
+	}
+	if name += id; checkBranchName(name) != nil {
+		return nil
+	}
+	return &target{branch: &pfspb.Branch{Repo: repo, Name: name}}
+}
+
 // target finds out where a stream's data would go now and whether it may.
 func (s *Service) target(ctx context.Context, c *pfspb.Commit) (*target, error) {
 	var t *target
@@ -277,8 +314,9 @@ func (s *Service) attach(ctx context.Context, c *pfspb.Commit, layers []*fileset
 	return s.attachTo(ctx, t, c, layers)
 }
 
-// attachTo is attach with the target that c had when the stream began. If it has
-// become another one since, the transaction for the first says so and changes nothing.
+// attachTo is attach with the target that c had when the stream began, or that aim
+// takes for it. If it is another one, the transaction for the first says so and changes
+// nothing.
 func (s *Service) attachTo(ctx context.Context, t *target, c *pfspb.Commit, layers []*fileset.Layer) error {
 	for {
 		var err error

@@ -106,11 +106,12 @@ func (tx *Txn) oneShot(branch *pfspb.Branch, layers, known []*fileset.Layer) (re
 	if err != nil {
 		return nil, nil, err
 	}
-	if rec, err = tx.startCommit(branch, parent, ""); err != nil {
+	fill := func(rec *recordpb.CommitRecord) { tx.apply(rec, applied) }
+	if rec, err = tx.startCommitOn(brec, parent, commitOptions{fill: fill}); err != nil {
 		return nil, nil, err
 	}
-	if err := tx.setApplied(rec, applied); err != nil {
-		return nil, nil, err
+	if err := tx.putLayers(applied.New); err != nil {
+		return nil, nil, &halfDoneError{err}
 	}
 	if err := tx.endSet(); err != nil {
 		return nil, nil, &halfDoneError{err}
@@ -120,13 +121,18 @@ func (tx *Txn) oneShot(branch *pfspb.Branch, layers, known []*fileset.Layer) (re
 
 // setApplied makes a commit FINISHED with the content that Apply found.
 func (tx *Txn) setApplied(rec *recordpb.CommitRecord, a *fileset.Applied) error {
+	tx.apply(rec, a)
+	if err := tx.putLayers(a.New); err != nil {
+		return err
+	}
+	return tx.putCommit(rec)
+}
+
+// apply is setApplied of a record and layers that the caller stores.
+func (tx *Txn) apply(rec *recordpb.CommitRecord, a *fileset.Applied) {
 	rec.Layers, rec.OwnLayers = a.Stack, 0
 	if a.Invalid != nil && rec.Info.Error == "" {
 		rec.Info.Error = a.Invalid.Error()
 	}
 	tx.setFinished(rec, a.Size, time.Unix(0, max(tx.Now().UnixNano(), orderTime(rec.Order))))
-	if err := tx.putLayers(a.New); err != nil {
-		return err
-	}
-	return tx.putCommit(rec)
 }

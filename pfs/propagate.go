@@ -106,31 +106,36 @@ func (tx *Txn) upstream(start []*pfspb.Branch) ([]*recordpb.BranchRecord, error)
 func (tx *Txn) branchClosure(start []*pfspb.Branch, next func(*recordpb.BranchRecord) []*pfspb.Branch, sourcesFirst bool) ([]*recordpb.BranchRecord, error) {
 	var order []*recordpb.BranchRecord
 	seen := map[string]bool{}
-	var visit func(b *pfspb.Branch, include bool) error
-	visit = func(b *pfspb.Branch, include bool) error {
-		if include && seen[branchKey(b)] {
+	var visit func(b *pfspb.Branch) error
+	visit = func(b *pfspb.Branch) error {
+		if seen[branchKey(b)] {
 			return nil
 		}
 		rec, ok, err := tx.branch(b)
 		if err != nil || !ok {
 			return err
 		}
-		if include {
-			seen[branchKey(b)] = true
-		}
+		seen[branchKey(b)] = true
 		for _, n := range next(rec) {
-			if err := visit(n, true); err != nil {
+			if err := visit(n); err != nil {
 				return err
 			}
 		}
-		if include {
-			order = append(order, rec)
-		}
+		order = append(order, rec)
 		return nil
 	}
 	for _, b := range start {
-		if err := visit(b, false); err != nil {
+		rec, ok, err := tx.s.branches.GetShared(tx.Txn, branchKey(b))
+		if err != nil {
 			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		for _, n := range next(rec) {
+			if err := visit(n); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if sourcesFirst {

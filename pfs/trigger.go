@@ -190,7 +190,7 @@ func (tx *Txn) cutTriggers(brec *recordpb.BranchRecord) error {
 func (tx *Txn) fireTriggers(trunk *pfspb.Branch) error {
 	// Not compared, so that a commit that is slow to finish does not contend with
 	// those that come after it: a trigger made meanwhile counts as made afterwards.
-	peeked, ok, err := tx.s.branches.Peek(tx.Txn, branchKey(trunk))
+	peeked, ok, err := tx.s.branches.PeekShared(tx.Txn, branchKey(trunk))
 	if err != nil || !ok || len(peeked.Triggers) == 0 {
 		return err
 	}

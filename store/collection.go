@@ -45,6 +45,34 @@ func (c Collection[T]) Peek(tx *Txn, key string) (v T, ok bool, err error) {
 	return c.get(tx, key, false)
 }
 
+// GetShared is Get without the copy: the result must not be modified.
+func (c Collection[T]) GetShared(tx *Txn, key string) (v T, ok bool, err error) {
+	return c.shared(tx, key, true)
+}
+
+// PeekShared is Peek without the copy: the result must not be modified.
+func (c Collection[T]) PeekShared(tx *Txn, key string) (v T, ok bool, err error) {
+	return c.shared(tx, key, false)
+}
+
+func (c Collection[T]) shared(tx *Txn, key string, check bool) (v T, ok bool, err error) {
+	b, ok, err := tx.get(c.prefix+key, check)
+	if err != nil || !ok {
+		return v, false, err
+	}
+	if d, ok := tx.decoded[c.prefix+key]; ok {
+		return d.(T), true, nil
+	}
+	if v, err = c.decode(key, b); err != nil {
+		return v, false, err
+	}
+	if tx.decoded == nil {
+		tx.decoded = map[string]proto.Message{}
+	}
+	tx.decoded[c.prefix+key] = v
+	return v, true, nil
+}
+
 func (c Collection[T]) get(tx *Txn, key string, check bool) (v T, ok bool, err error) {
 	b, ok, err := tx.get(c.prefix+key, check)
 	if err != nil || !ok {

@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 )
 
 // Txn is one transaction: a snapshot to read from and a set of writes that take
@@ -26,10 +27,11 @@ type Txn struct {
 	rev      int64 // of the snapshot; 0 until the first read
 	reads    map[string]read
 	writes   map[string]write
-	ranges   []keyRange     // deleted prefixes, before writes
-	ranged   []keyRange     // scanned with Check
-	scanned  []clientv3.Cmp // keys seen in them
-	checks   []clientv3.Cmp // leases
+	decoded  map[string]proto.Message // what GetShared gave of reads and writes
+	ranges   []keyRange               // deleted prefixes, before writes
+	ranged   []keyRange               // scanned with Check
+	scanned  []clientv3.Cmp           // keys seen in them
+	checks   []clientv3.Cmp           // leases
 	guards   []guard
 	deferred []func(rev int64)
 }
@@ -346,6 +348,7 @@ func (tx *Txn) PutLease(key string, value []byte, lease clientv3.LeaseID) {
 		value = empty
 	}
 	tx.mustWrite()
+	delete(tx.decoded, key)
 	tx.writes[key] = write{value: value, lease: lease}
 }
 
