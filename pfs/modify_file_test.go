@@ -2,11 +2,14 @@ package pfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	pfspb "github.com/minipachd/minipachd/proto/pfs_v2"
 )
@@ -204,6 +207,16 @@ func TestModifyFile_CodesAndTexts(t *testing.T) {
 	}
 	set := &pfspb.ModifyFileRequest{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: commitOf("r@master")}}
 	put := func(o op) error { return m.modify(commitOf("r@master"), o) }
+	early := func(c *pfspb.Commit) error { // two of many messages, and the stream stays open
+		s, err := m.ModifyFile(ctx)
+		m.must(nil, err)
+		for _, o := range []op{{Body: &pfspb.ModifyFileRequest_SetCommit{SetCommit: c}}, add("/a", "1"), add("/b", "2")} {
+			if err := s.Send(o); err != nil && !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+		}
+		return s.RecvMsg(&emptypb.Empty{})
+	}
 	type row struct {
 		name string
 		err  error
@@ -222,6 +235,9 @@ func TestModifyFile_CodesAndTexts(t *testing.T) {
 		{"missing repo", m.modify(commitOf("x@master"), add("/a", "")), codes.NotFound, "repo default/x not found"},
 		{"no repo", m.modify(&pfspb.Commit{Id: missing}, add("/a", "")), codes.Unknown, "commit must have a repo"},
 		{"missing commit", m.modify(commitOf("r@"+missing), add("/a", "")), codes.NotFound, "commit default/r@" + missing + " not found"},
+		{"nothing for a missing commit", m.modify(commitOf("r@" + missing)), codes.NotFound, "commit default/r@" + missing + " not found"},
+		{"nothing for a missing repo", m.modify(commitOf("x@master")), codes.NotFound, "repo default/x not found"},
+		{"before the end of the stream", early(commitOf("x@master")), codes.NotFound, "repo default/x not found"},
 		{"output branch", m.modify(commitOf("down@master"), add("/a", "")), codes.Unknown, "cannot start a commit on an output branch: default/down@master"},
 		{"bad branch name", m.modify(&pfspb.Commit{Branch: branchOf("r@a b")}, add("/a", "")), codes.Unknown, "name (a b) invalid: only alphanumeric characters, underscores, and dashes are allowed"},
 		{"delete without path", put(del("")), codes.Unknown, "path () invalid: only printable ASCII characters allowed"},
