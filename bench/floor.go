@@ -31,6 +31,7 @@ const (
 	floorOut   = "raw gRPC stream out"
 	floorWrite = "raw disk write + fsync"
 	floorList  = "raw gRPC stream of as many FileInfos"
+	floorFiles = "raw gRPC stream in of as many files"
 )
 
 // pieceSize is the payload of one message of a stream, as the Go client sends it.
@@ -103,6 +104,7 @@ func (f *floors) measurements() []measurement {
 		{name: floorIn, unit: "MB/s", run: f.streamIn},
 		{name: floorOut, unit: "MB/s", run: f.streamOut},
 		{name: floorList, unit: "ms", run: f.infosOut},
+		{name: floorFiles, unit: "files/s", run: f.filesIn},
 		{name: floorWrite, unit: "MB/s", run: f.diskWrite},
 	}
 }
@@ -133,6 +135,22 @@ func (f *floors) streamIn(ctx context.Context) (float64, error) {
 	}
 	_, err = stream.CloseAndRecv()
 	return megabytes(f.cfg.bulk, start), err
+}
+
+// filesIn counts messages with a file of 1 KiB each, into the sink.
+func (f *floors) filesIn(ctx context.Context) (float64, error) {
+	start := time.Now()
+	stream, err := pfspb.NewAPIClient(f.conn).ModifyFile(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i := range f.cfg.files {
+		if err := stream.Send(addFile(fmt.Sprintf("/dir/%07d", i), f.piece[i:i+1024])); err != nil {
+			return 0, err
+		}
+	}
+	_, err = stream.CloseAndRecv()
+	return float64(f.cfg.files) / time.Since(start).Seconds(), err
 }
 
 func (f *floors) streamOut(ctx context.Context) (float64, error) {

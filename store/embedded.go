@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
@@ -78,6 +80,7 @@ func (s *Store) openEmbedded(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, ctx.Err())
 	}
 	s.client = v3client.New(s.etcd.Server)
+	s.kv = adapter.KvServerToKvClient(v3rpc.NewQuotaKVServer(s.etcd.Server))
 	return nil
 }
 

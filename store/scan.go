@@ -241,7 +241,7 @@ func (tx *Txn) checkScanned(kv *mvccpb.KeyValue) {
 		tx.reads[k] = r
 		return
 	}
-	tx.scanned = append(tx.scanned, clientv3.Compare(clientv3.ModRevision(string(kv.Key)), "=", kv.ModRevision))
+	tx.scanned = append(tx.scanned, compareRevision(kv.Key, kv.ModRevision))
 }
 
 // Count tells how many keys begin with prefix in the snapshot. Writes of this

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -68,6 +69,7 @@ const (
 // Store is an open connection to etcd, and the embedded server if there is one.
 type Store struct {
 	client *clientv3.Client
+	kv     pb.KVClient // below client
 	etcd   *embed.Etcd // nil when remote
 	prefix string
 	log    *zap.Logger
@@ -150,7 +152,7 @@ func (s *Store) openRemote(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("connect to etcd at %v: %w", cfg.Endpoints, err)
 	}
-	s.client = c
+	s.client, s.kv = c, clientv3.RetryKVClient(c)
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	if _, err := c.Get(ctx, cfg.Prefix, clientv3.WithCountOnly(), clientv3.WithLimit(1)); err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
@@ -30,8 +31,8 @@ type Txn struct {
 	decoded  map[string]proto.Message // what GetShared gave of reads and writes
 	ranges   []keyRange               // deleted prefixes, before writes
 	ranged   []keyRange               // scanned with Check
-	scanned  []clientv3.Cmp           // keys seen in them
-	checks   []clientv3.Cmp           // leases
+	scanned  []*pb.Compare            // keys seen in them
+	checks   []*pb.Compare            // leases
 	guards   []guard
 	deferred []func(rev int64)
 }
@@ -125,7 +126,7 @@ func (s *Store) Try(ctx context.Context, fn func(tx *Txn) error) error {
 	if err := fn(tx); err != nil {
 		return err
 	}
-	_, _, err := tx.prepare()
+	_, err := tx.request()
 	return err
 }
 
@@ -380,7 +381,7 @@ func (tx *Txn) mustWrite() {
 // CompareLease lets the transaction commit only while key belongs to lease: the
 // fence of everything written because one holds the lease.
 func (tx *Txn) CompareLease(lease clientv3.LeaseID, key string) {
-	tx.checks = append(tx.checks, clientv3.Compare(clientv3.LeaseValue(tx.s.prefix+key), "=", int64(lease)))
+	tx.checks = append(tx.checks, compareLease(tx.s.key(key), int64(lease)))
 }
 
 // prefixEnd is the first key after all that begin with prefix.
