@@ -49,7 +49,7 @@ func write(t testing.TB, s *chunk.Store, seed uint64, data []byte) []chunk.Ref {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.Collect(x.Refs(0, int64(len(data))))
+	return x.AppendRefs(nil, 0, int64(len(data)))
 }
 
 func read(t testing.TB, s *chunk.Store, refs []chunk.Ref) []byte {
@@ -122,14 +122,14 @@ func cutAfterAnother(t *testing.T, s *chunk.Store, file []byte, alone []chunk.Re
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := slices.Collect(x.Refs(int64(len(before)), int64(len(file)))); !slices.Equal(got, alone) {
+	if got := x.AppendRefs(nil, int64(len(before)), int64(len(file))); !slices.Equal(got, alone) {
 		t.Error("the file is cut differently after another")
 	}
-	part := slices.Collect(x.Refs(100, int64(len(before))))
+	part := x.AppendRefs(nil, 100, int64(len(before)))
 	if want := append(slices.Clone(before[100:]), file[:100]...); !bytes.Equal(read(t, s, part), want) {
 		t.Error("a range over two chunks reads wrong")
 	}
-	if refs := slices.Collect(x.Refs(5, 0)); refs != nil {
+	if refs := x.AppendRefs(nil, 5, 0); refs != nil {
 		t.Errorf("an empty range has %d refs", len(refs))
 	}
 }
@@ -147,7 +147,7 @@ func TestWriter_SmallFilesShareChunksOfAFairSize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refs := slices.Collect(x.Refs(0, x.Size()))
+	refs := x.AppendRefs(nil, 0, x.Size())
 	if mean := int(x.Size()) / len(refs); mean < 1<<20 {
 		t.Errorf("%d chunks of %d bytes on average", len(refs), mean)
 	}

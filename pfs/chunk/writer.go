@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"sort"
 	"sync"
 )
@@ -344,26 +343,23 @@ func (x *Index) Size() int64 {
 	return x.chunks[len(x.chunks)-1].end
 }
 
-// Refs yields the slices of chunks that hold the n bytes of the stream from off, in
-// order; none if n is 0. It panics if the range is not within the stream.
-func (x *Index) Refs(off, n int64) iter.Seq[Ref] {
+// AppendRefs appends the slices of chunks that hold the n bytes of the stream from off,
+// in order; none if n is 0. It panics if the range is not within the stream.
+func (x *Index) AppendRefs(refs []Ref, off, n int64) []Ref {
 	if off < 0 || n < 0 || off > x.Size()-n {
 		panic(fmt.Sprintf("chunk: range %d+%d of a stream of %d bytes", off, n, x.Size()))
 	}
-	return func(yield func(Ref) bool) {
-		i := sort.Search(len(x.chunks), func(i int) bool { return x.chunks[i].end > off })
-		for ; n > 0; i++ {
-			var start int64
-			if i > 0 {
-				start = x.chunks[i-1].end
-			}
-			c := x.chunks[i]
-			k := min(n, c.end-off)
-			if !yield(Ref{Hash: c.hash, Size: uint32(c.end - start), Off: uint32(off - start), Len: uint32(k)}) {
-				return
-			}
-			off += k
-			n -= k
+	i := sort.Search(len(x.chunks), func(i int) bool { return x.chunks[i].end > off })
+	for ; n > 0; i++ {
+		var start int64
+		if i > 0 {
+			start = x.chunks[i-1].end
 		}
+		c := x.chunks[i]
+		k := min(n, c.end-off)
+		refs = append(refs, Ref{Hash: c.hash, Size: uint32(c.end - start), Off: uint32(off - start), Len: uint32(k)})
+		off += k
+		n -= k
 	}
+	return refs
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -87,12 +88,32 @@ func (c *encoder) add(e *entry) {
 	c.buf = b
 }
 
-// decoder reads what encoder wrote. It never trusts a length: inline data and
-// strings are slices of the input.
+// decoder reads what encoder wrote. It never trusts a length: inline data are slices of
+// the input. Entries of one input share their memory, since they are kept together.
 type decoder struct {
-	buf   []byte
-	path  string
-	datum string
+	buf     []byte
+	path    string
+	datum   string
+	left    uint64 // entries that are said to follow
+	entries slab[entry]
+	parts   slab[part]
+	names   strings.Builder // paths one after the other, written once
+}
+
+// slab hands out values from few allocations.
+type slab[T any] struct{ free []T }
+
+// slabSize is how many values an allocation has at most.
+const slabSize = 128
+
+// take gives a zero value; more says how many are likely to be taken after it.
+func (s *slab[T]) take(more int) []T {
+	if len(s.free) == 0 {
+		s.free = make([]T, 1+min(more, slabSize-1))
+	}
+	v := s.free[:1:1]
+	s.free = s.free[1:]
+	return v
 }
 
 func (d *decoder) bytes(n uint64) ([]byte, error) {
@@ -121,7 +142,8 @@ func (d *decoder) next() (*entry, error) {
 	if first[0]&^(3|hasState|sameDatum) != 0 {
 		return nil, fmt.Errorf("unknown entry flags %#x", first[0])
 	}
-	e := &entry{op: op(first[0] & 3)}
+	e := &d.entries.take(d.more())[0]
+	e.op = op(first[0] & 3)
 	shared, err := d.uvarint()
 	if err != nil {
 		return nil, err
@@ -133,7 +155,7 @@ func (d *decoder) next() (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.path = d.path[:shared] + string(tail)
+	e.path = d.name(d.path[:shared], tail)
 	e.datum = d.datum
 	if first[0]&sameDatum == 0 {
 		datum, err := d.prefixed()
@@ -149,6 +171,24 @@ func (d *decoder) next() (*entry, error) {
 		}
 	}
 	return e, nil
+}
+
+// more is how many entries there can be after the next one: each has three bytes at least.
+func (d *decoder) more() int {
+	return int(min(max(d.left, 1)-1, uint64(len(d.buf)/3)))
+}
+
+// name joins a path, in memory that it shares with others.
+func (d *decoder) name(shared string, tail []byte) string {
+	n := len(shared) + len(tail)
+	if d.names.Cap()-d.names.Len() < n {
+		d.names = strings.Builder{}
+		d.names.Grow(n * (1 + min(d.more(), slabSize-1)))
+	}
+	at := d.names.Len()
+	d.names.WriteString(shared)
+	d.names.Write(tail)
+	return d.names.String()[at:]
 }
 
 func (d *decoder) prefixed() ([]byte, error) {
@@ -177,7 +217,11 @@ func (d *decoder) content(e *entry, state bool) error {
 	if n > uint64(len(d.buf)) { // a part has two bytes at least
 		return errShort
 	}
-	e.parts = make([]part, 0, min(n, 1024))
+	if n == 1 {
+		e.parts = d.parts.take(d.more())[:0]
+	} else {
+		e.parts = make([]part, 0, min(n, 1024))
+	}
 	for range n {
 		p, err := d.part()
 		if err != nil {

@@ -264,7 +264,7 @@ func (s *Storage) repack(ctx context.Context, h *held, e *entry) (*entry, error)
 		if err != nil {
 			return nil, err
 		}
-		for ref := range index.Refs(0, size) {
+		for _, ref := range index.AppendRefs(nil, 0, size) {
 			parts = append(parts, part{ref: ref})
 		}
 		i = j

@@ -129,7 +129,7 @@ func decodeInline(b []byte) ([]*entry, error) {
 // all decodes n entries, which must be in order and use up the input.
 func (d *decoder) all(n uint64) ([]*entry, error) {
 	es := make([]*entry, 0, min(n, uint64(len(d.buf))))
-	for range n {
+	for d.left = n; d.left > 0; d.left-- {
 		e, err := d.next()
 		if err != nil {
 			return nil, err

@@ -358,3 +358,18 @@ func BenchmarkWriter20000Files(b *testing.B) {
 	}
 	b.ReportMetric(20_000*float64(b.N)/b.Elapsed().Seconds(), "files/s")
 }
+
+func BenchmarkDecodeBlock(b *testing.B) {
+	c := encoder{}
+	const n = 600
+	for i := range n {
+		c.add(&entry{path: fmt.Sprintf("/dir/%07d", i), datum: "default", parts: []part{{ref: chunk.Ref{Size: 1 << 20, Off: uint32(i), Len: 1024}}}})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		d := decoder{buf: c.buf}
+		if _, err := d.all(n); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -21,6 +21,8 @@ type Writer struct {
 	held *held
 
 	order []*pending // as they came; those that are gone are left in
+	fresh slab[pending]
+	refs  []chunk.Ref
 	// files are those of order that are not gone; nil as long as they came in order.
 	files  map[fileKey]*pending
 	trees  map[string]bool
@@ -75,8 +77,8 @@ func (w *Writer) file(path, datum string) *pending {
 	}
 	p := w.files[k]
 	if p == nil {
-		p = &pending{fileKey: k, op: opAppend}
-		p.parts = p.first[:0]
+		p = &w.fresh.take(len(w.order))[0]
+		p.fileKey, p.op, p.parts = k, opAppend, p.first[:0]
 		if w.files != nil {
 			w.files[k] = p
 		}
@@ -363,7 +365,7 @@ func (w *Writer) spill() error {
 		l.Pins = w.held.used() // by now all chunks are pinned
 		w.done = append(w.done, l)
 	}
-	w.files, w.order, w.trees = nil, nil, map[string]bool{}
+	w.files, w.order, w.trees, w.fresh = nil, nil, map[string]bool{}, slab[pending]{}
 	w.weight, w.inline, w.last, w.states = 0, 0, nil, nil
 	return nil
 }
@@ -386,7 +388,7 @@ func (w *Writer) layer(index *chunk.Index) (*Layer, error) {
 		if e == nil || out.keeps() {
 			e = &entry{}
 		}
-		p.entry(e, index)
+		w.entry(e, p, index)
 		out.add(e)
 	}
 	for _, t := range trees {
@@ -397,7 +399,7 @@ func (w *Writer) layer(index *chunk.Index) (*Layer, error) {
 
 // entry fills in the layer's entry of a pending file, in the memory of the one
 // that was there.
-func (p *pending) entry(e *entry, index *chunk.Index) {
+func (w *Writer) entry(e *entry, p *pending, index *chunk.Index) {
 	*e = entry{path: p.path, datum: p.datum, op: p.op, size: p.size, parts: e.parts[:0]}
 	if p.op == opDelete {
 		return
@@ -407,7 +409,8 @@ func (p *pending) entry(e *entry, index *chunk.Index) {
 			e.parts = appendPart(e.parts, q.part)
 			continue
 		}
-		for ref := range index.Refs(q.off, q.n) {
+		w.refs = index.AppendRefs(w.refs[:0], q.off, q.n)
+		for _, ref := range w.refs {
 			e.parts = append(e.parts, part{ref: ref})
 		}
 	}
