@@ -70,7 +70,7 @@ func (d *daemon) measurements() []measurement {
 		{"put one incompressible file", "MB/s", floorIn, d.put("bulk")},
 		{"put the same bytes again elsewhere", "MB/s", floorIn, d.put("again")},
 		{"get it back", "MB/s", floorOut, d.get},
-		{"files of 1 KiB in one commit", "files/s", "", d.manyFiles},
+		{"files of 1 KiB in one commit", "files/s", floorFiles, d.manyFiles},
 		{"list them", "ms", floorList, d.withFiles(d.list)},
 		{"glob them", "ms", floorList, d.withFiles(d.glob)},
 		{"tar of them", "files/s", "", d.withFiles(d.tar)},
