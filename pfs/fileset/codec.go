@@ -94,7 +94,7 @@ type decoder struct {
 	buf     []byte
 	path    string
 	datum   string
-	left    uint64 // entries that are said to follow
+	left    uint64 // entries that are said to be left, the next one included
 	entries slab[entry]
 	parts   slab[part]
 	names   strings.Builder // paths one after the other, written once

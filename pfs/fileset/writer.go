@@ -22,7 +22,7 @@ type Writer struct {
 
 	order []*pending // as they came; those that are gone are left in
 	fresh slab[pending]
-	refs  []chunk.Ref
+	refs  []chunk.Ref // room for those of a part
 	// files are those of order that are not gone; nil as long as they came in order.
 	files  map[fileKey]*pending
 	trees  map[string]bool
@@ -32,8 +32,8 @@ type Writer struct {
 	chunks *chunk.Writer // once there was too much of it
 	last   *pending      // the file written to last
 	hash   hash.Hash     // SHA-256 of what the last file has so far
-	states []byte        // room for states of hash
-	done   []*Layer      // sub-layers that were spilled
+	states slab[[stateLength]byte]
+	done   []*Layer // sub-layers that were spilled
 }
 
 type fileKey struct{ path, datum string }
@@ -128,12 +128,7 @@ func (w *Writer) rest() error {
 	w.hash.Sum(p.sum[:0])
 	at := p.state[:0]
 	if cap(at) < stateLength {
-		if cap(w.states)-len(w.states) < stateLength {
-			w.states = make([]byte, 0, min(64, 1+len(w.order))*stateLength)
-		}
-		n := len(w.states)
-		w.states = w.states[:n+stateLength]
-		at = w.states[n:n:len(w.states)]
+		at = w.states.take(len(w.order))[0][:0]
 	}
 	var err error
 	if p.state, err = w.hash.(encoding.BinaryAppender).AppendBinary(at); err != nil {
@@ -365,8 +360,9 @@ func (w *Writer) spill() error {
 		l.Pins = w.held.used() // by now all chunks are pinned
 		w.done = append(w.done, l)
 	}
-	w.files, w.order, w.trees, w.fresh = nil, nil, map[string]bool{}, slab[pending]{}
-	w.weight, w.inline, w.last, w.states = 0, 0, nil, nil
+	w.files, w.order, w.trees = nil, nil, map[string]bool{}
+	w.fresh, w.states = slab[pending]{}, slab[[stateLength]byte]{}
+	w.weight, w.inline, w.last = 0, 0, nil
 	return nil
 }
 
