@@ -105,14 +105,13 @@ type received struct {
 }
 
 func (r *received) receive(o *frame.Operation) error {
-	err := o.Receive(r.stream)
-	if err == nil {
-		r.n++
+	if err := o.Receive(r.stream); err != nil {
+		return err
 	}
-	if r.n == 2 && err == nil && r.second != nil {
+	if r.n++; r.n == 2 && r.second != nil {
 		return r.second()
 	}
-	return err
+	return nil
 }
 
 // collect applies the messages of a stream to w until the client half-closes.

@@ -106,22 +106,25 @@ func (tx *Txn) upstream(start []*pfspb.Branch) ([]*recordpb.BranchRecord, error)
 func (tx *Txn) branchClosure(start []*pfspb.Branch, next func(*recordpb.BranchRecord) []*pfspb.Branch, sourcesFirst bool) ([]*recordpb.BranchRecord, error) {
 	var order []*recordpb.BranchRecord
 	seen := map[string]bool{}
-	var visit func(b *pfspb.Branch) error
-	visit = func(b *pfspb.Branch) error {
-		if seen[branchKey(b)] {
-			return nil
-		}
-		rec, ok, err := tx.branch(b)
-		if err != nil || !ok {
-			return err
-		}
-		seen[branchKey(b)] = true
-		for _, n := range next(rec) {
-			if err := visit(n); err != nil {
+	var visit func([]*pfspb.Branch) error
+	visit = func(branches []*pfspb.Branch) error {
+		for _, b := range branches {
+			if seen[branchKey(b)] {
+				continue
+			}
+			rec, ok, err := tx.branch(b)
+			if err != nil {
 				return err
 			}
+			if !ok {
+				continue
+			}
+			seen[branchKey(b)] = true
+			if err := visit(next(rec)); err != nil {
+				return err
+			}
+			order = append(order, rec)
 		}
-		order = append(order, rec)
 		return nil
 	}
 	for _, b := range start {
@@ -132,10 +135,8 @@ func (tx *Txn) branchClosure(start []*pfspb.Branch, next func(*recordpb.BranchRe
 		if !ok {
 			continue
 		}
-		for _, n := range next(rec) {
-			if err := visit(n); err != nil {
-				return nil, err
-			}
+		if err := visit(next(rec)); err != nil {
+			return nil, err
 		}
 	}
 	if sourcesFirst {
