@@ -124,33 +124,30 @@ func (f *floors) txns(clients int) func(context.Context) (float64, error) {
 
 func (f *floors) streamIn(ctx context.Context) (float64, error) {
 	start := time.Now()
-	stream, err := pfspb.NewAPIClient(f.conn).ModifyFile(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for sent := int64(0); sent < f.cfg.bulk; sent += pieceSize {
-		if err := stream.Send(addFile("/bulk", f.piece)); err != nil {
-			return 0, err
-		}
-	}
-	_, err = stream.CloseAndRecv()
+	err := f.sendIn(ctx, int((f.cfg.bulk+pieceSize-1)/pieceSize), func(int) (string, []byte) { return "/bulk", f.piece })
 	return megabytes(f.cfg.bulk, start), err
 }
 
 // filesIn counts messages with a file of 1 KiB each, into the sink.
 func (f *floors) filesIn(ctx context.Context) (float64, error) {
 	start := time.Now()
+	err := f.sendIn(ctx, f.cfg.files, func(i int) (string, []byte) { return fmt.Sprintf("/dir/%07d", i), f.piece[:1024] })
+	return float64(f.cfg.files) / time.Since(start).Seconds(), err
+}
+
+// sendIn sends n messages with the path and the data of each into the sink.
+func (f *floors) sendIn(ctx context.Context, n int, file func(i int) (string, []byte)) error {
 	stream, err := pfspb.NewAPIClient(f.conn).ModifyFile(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for i := range f.cfg.files {
-		if err := stream.Send(addFile(fmt.Sprintf("/dir/%07d", i), f.piece[i:i+1024])); err != nil {
-			return 0, err
+	for i := range n {
+		if err := stream.Send(addFile(file(i))); err != nil {
+			return err
 		}
 	}
 	_, err = stream.CloseAndRecv()
-	return float64(f.cfg.files) / time.Since(start).Seconds(), err
+	return err
 }
 
 func (f *floors) streamOut(ctx context.Context) (float64, error) {
