@@ -57,9 +57,9 @@ func newPage(marker *pfspb.File, number int64, reverse bool) (page, error) {
 
 // send passes on the nodes of a page. In reverse it keeps the last ones in
 // memory, number of them at most.
-func (p page) send(sn *snapshot, nodes iter.Seq2[*fileset.Node, error], emit func(*pfspb.FileInfo) error) error {
+func (p page) send(nodes iter.Seq2[*fileset.Node, error], emit func(*fileset.Node) error) error {
 	if p.reverse {
-		return p.sendReverse(sn, nodes, emit)
+		return p.sendReverse(nodes, emit)
 	}
 	var n int64
 	for node, err := range nodes {
@@ -69,7 +69,7 @@ func (p page) send(sn *snapshot, nodes iter.Seq2[*fileset.Node, error], emit fun
 		if p.after != "" && node.Path <= p.after {
 			continue
 		}
-		if err := emit(sn.info(node)); err != nil {
+		if err := emit(node); err != nil {
 			return err
 		}
 		if n++; n == p.number {
@@ -79,7 +79,7 @@ func (p page) send(sn *snapshot, nodes iter.Seq2[*fileset.Node, error], emit fun
 	return nil
 }
 
-func (p page) sendReverse(sn *snapshot, nodes iter.Seq2[*fileset.Node, error], emit func(*pfspb.FileInfo) error) error {
+func (p page) sendReverse(nodes iter.Seq2[*fileset.Node, error], emit func(*fileset.Node) error) error {
 	last := make([]*fileset.Node, 0, min(p.number, 1024))
 	at := 0 // the oldest, once last is full
 	for node, err := range nodes {
@@ -98,7 +98,7 @@ func (p page) sendReverse(sn *snapshot, nodes iter.Seq2[*fileset.Node, error], e
 	}
 	for i := range last {
 		node := last[(at+len(last)-1-i)%len(last)]
-		if err := emit(sn.info(node)); err != nil {
+		if err := emit(node); err != nil {
 			return err
 		}
 	}
@@ -132,7 +132,11 @@ func (s *Service) ListFile(req *pfspb.ListFileRequest, stream grpc.ServerStreami
 	if p.reverse {
 		after = ""
 	}
-	return p.send(sn, sn.view.Children(ctx, cleanDir(asked), after), stream.Send)
+	emit, err := sn.listing(stream)
+	if err != nil {
+		return err
+	}
+	return p.send(sn.view.Children(ctx, cleanDir(asked), after), emit)
 }
 
 // WalkFile implements pfs_v2.API.
@@ -148,17 +152,21 @@ func (s *Service) WalkFile(req *pfspb.WalkFileRequest, stream grpc.ServerStreami
 	}
 	asked := req.GetFile().GetPath()
 	root := cleanFile(asked)
+	emit, err := sn.listing(stream)
+	if err != nil {
+		return err
+	}
 	if root == "/" {
-		return p.send(sn, sn.view.Walk(ctx, root, nil), stream.Send)
+		return p.send(sn.view.Walk(ctx, root, nil), emit)
 	}
 	n, err := sn.view.Find(ctx, root, "")
 	if err != nil {
 		return sn.fault(asked, err)
 	}
 	if !n.Dir {
-		return stream.Send(sn.info(n))
+		return emit(n)
 	}
-	return p.send(sn, sn.view.Walk(ctx, n.Path, nil), stream.Send)
+	return p.send(sn.view.Walk(ctx, n.Path, nil), emit)
 }
 
 // GlobFile implements pfs_v2.API.
@@ -171,11 +179,15 @@ func (s *Service) GlobFile(req *pfspb.GlobFileRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
+	emit, err := sn.listing(stream)
+	if err != nil {
+		return err
+	}
 	return sn.match(ctx, req.GetPattern(), false, true, func(n *fileset.Node) (bool, error) {
 		if !inRange(n.Path, req.GetPathRange()) {
 			return true, nil
 		}
-		return true, stream.Send(sn.info(n))
+		return true, emit(n)
 	})
 }
 

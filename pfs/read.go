@@ -121,17 +121,31 @@ func (sn *snapshot) deleted(ctx context.Context, s *Service, err error) error {
 
 // info is a node as clients see it.
 func (sn *snapshot) info(n *fileset.Node) *pfspb.FileInfo {
-	kind := pfspb.FileType_FILE
-	if n.Dir {
-		kind = pfspb.FileType_DIR
-	}
 	return &pfspb.FileInfo{
 		File:      &pfspb.File{Commit: stripCommit(sn.rec.Info.Commit), Path: n.Path, Datum: n.Datum},
-		FileType:  kind,
+		FileType:  fileType(n),
 		Committed: sn.rec.Info.Finishing,
 		SizeBytes: n.Size,
 		Hash:      n.Hash,
 	}
+}
+
+func fileType(n *fileset.Node) pfspb.FileType {
+	if n.Dir {
+		return pfspb.FileType_DIR
+	}
+	return pfspb.FileType_FILE
+}
+
+// listing gives what sends nodes to a stream as clients see them, like info.
+func (sn *snapshot) listing(stream grpc.ServerStreamingServer[pfspb.FileInfo]) (func(*fileset.Node) error, error) {
+	l, err := frame.NewListing(stream, sn.info(&fileset.Node{}))
+	if err != nil {
+		return nil, err
+	}
+	return func(n *fileset.Node) error {
+		return l.Send(n.Path, n.Datum, fileType(n), n.Size, n.Hash)
+	}, nil
 }
 
 // open opens the commit of a file in a request.

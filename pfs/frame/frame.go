@@ -24,7 +24,10 @@ type codec struct{ encoding.CodecV2 }
 
 // Marshal implements encoding.CodecV2.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if m, ok := v.(*Bytes); ok {
+	switch m := v.(type) {
+	case *Bytes:
+		return m.marshal(), nil
+	case fileInfo:
 		return m.marshal(), nil
 	}
 	return c.CodecV2.Marshal(v)
