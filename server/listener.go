@@ -100,7 +100,7 @@ func (s *splitter) route(conn net.Conn) {
 	}
 	c := &sniffedConn{Conn: conn, r: r}
 	if string(first) == preface {
-		s.grpc.push(c)
+		s.grpc.push(&mergedConn{Conn: c})
 		return
 	}
 	s.http.push(c)
