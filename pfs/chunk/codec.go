@@ -56,21 +56,26 @@ func header(compression byte, size int) []byte {
 	return binary.LittleEndian.AppendUint32(h, uint32(size))
 }
 
-// compress appends the compressed data to dst, or tells that it does not pay.
-func (c *codec) compress(dst, data []byte) ([]byte, bool) {
+// compress gives the compressed data in a buffer of free, or tells that it does not pay.
+func (c *codec) compress(data []byte, free *buffers) (packed []byte, ok bool) {
 	if len(data) > 2*sampleCount*sampleSize {
-		// dst serves as scratch space for the sample.
+		scratch := free.get(2 * sampleSize)
 		sample := 0
 		for i := range sampleCount {
 			from := (len(data) - sampleSize) / (sampleCount - 1) * i
-			sample += len(c.enc.EncodeAll(data[from:from+sampleSize], dst)) - len(dst)
+			sample += len(c.enc.EncodeAll(data[from:from+sampleSize], scratch))
 		}
+		free.put(scratch)
 		if !pays(sample, sampleCount*sampleSize) {
-			return dst, false
+			return nil, false
 		}
 	}
-	out := c.enc.EncodeAll(data, dst)
-	return out, pays(len(out)-len(dst), len(data))
+	out := c.enc.EncodeAll(data, free.get(len(data)))
+	if !pays(len(out), len(data)) {
+		free.put(out)
+		return nil, false
+	}
+	return out, true
 }
 
 func pays(packed, raw int) bool { return packed <= raw-raw/16 }

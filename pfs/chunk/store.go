@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math/bits"
 	"runtime"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -16,7 +14,7 @@ import (
 // Options of a Store. The zero value of a field stands for its default.
 type Options struct {
 	// InFlightBytes bounds the chunks of all writers that are being hashed, compressed
-	// or written; a writer waits for its share. Default 32 MiB, and a single chunk
+	// or written; a writer waits for its share. Default 16 MiB, and a single chunk
 	// is always admitted. An open writer holds its unfinished chunk, at most
 	// Sizes.Max, besides.
 	InFlightBytes int64
@@ -43,7 +41,7 @@ type Store struct {
 	workers *semaphore.Weighted
 	cache   *cache
 	loads   *semaphore.Weighted
-	buffers [4 * 65]sync.Pool // of *[]byte, see bufferClass
+	buffers *buffers
 }
 
 // NewStore gives the store of the chunks in a bucket; the bucket stays the caller's
@@ -51,7 +49,7 @@ type Store struct {
 // It panics if the options make no sense.
 func NewStore(b Bucket, opt Options) *Store {
 	if opt.InFlightBytes == 0 {
-		opt.InFlightBytes = 32 << 20
+		opt.InFlightBytes = 16 << 20
 	}
 	if opt.CacheBytes == 0 {
 		opt.CacheBytes = 16 << 20
@@ -74,6 +72,7 @@ func NewStore(b Bucket, opt Options) *Store {
 		workers: semaphore.NewWeighted(int64(opt.Workers)),
 		cache:   newCache(opt.CacheBytes),
 		loads:   semaphore.NewWeighted(readParallel),
+		buffers: &buffers{},
 	}
 }
 
@@ -98,8 +97,8 @@ func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), 
 	if ref.Size > maxRawSize {
 		return nil, nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("no chunk has %d bytes", ref.Size)}
 	}
-	buffer := s.buffer(int(ref.Size) + headerSize)
-	whole, err := s.fetch(ctx, ref.Hash, buffer, s.buffer)
+	buffer := s.buffers.get(int(ref.Size) + headerSize)
+	whole, err := s.fetch(ctx, ref.Hash, buffer, s.buffers.get)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -107,10 +106,10 @@ func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), 
 		return nil, nil, err
 	}
 	if len(whole) > 0 && &whole[0] == &buffer[:headerSize+1][headerSize] {
-		return data, func() { s.recycle(buffer) }, nil
+		return data, func() { s.buffers.put(buffer) }, nil
 	}
-	s.recycle(buffer)
-	return data, func() { s.recycle(whole) }, nil
+	s.buffers.put(buffer)
+	return data, func() { s.buffers.put(whole) }, nil
 }
 
 // load fetches and checks a chunk.
@@ -196,32 +195,5 @@ func (s *Store) List(ctx context.Context) iter.Seq2[Info, error] {
 				return
 			}
 		}
-	}
-}
-
-// bufferClass gives the capacity of the buffers for n bytes and their pool. There are four
-// classes to a power of two, so that a buffer is at most a quarter too large.
-func bufferClass(n int) (capacity, pool int) {
-	n = max(n, 4<<10)
-	octave := bits.Len(uint(n - 1))
-	step := 1 << (octave - 3)
-	steps := (n + step - 1) / step // 5 to 8
-	return steps * step, 4*octave + steps - 5
-}
-
-// buffer gives an empty buffer for at least n bytes.
-func (s *Store) buffer(n int) []byte {
-	capacity, pool := bufferClass(n)
-	if b, ok := s.buffers[pool].Get().(*[]byte); ok {
-		return (*b)[:0]
-	}
-	return make([]byte, 0, capacity)
-}
-
-// recycle takes back a buffer that nobody uses any longer.
-func (s *Store) recycle(b []byte) {
-	if capacity, pool := bufferClass(cap(b)); capacity == cap(b) {
-		b = b[:0]
-		s.buffers[pool].Put(&b)
 	}
 }

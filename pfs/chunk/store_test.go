@@ -415,15 +415,3 @@ func TestCut_RuleIsFixed(t *testing.T) {
 		t.Errorf("cuts at %v, want %v", ends, want)
 	}
 }
-
-func TestBufferClass(t *testing.T) {
-	for n := 0; n < 20<<20; n += 1 + n/50 {
-		capacity, pool := bufferClass(n)
-		if capacity < n || (n > 4<<10 && capacity > n+n/4+1) {
-			t.Errorf("%d bytes get %d", n, capacity)
-		}
-		if again, same := bufferClass(capacity); again != capacity || same != pool {
-			t.Errorf("capacity %d goes to pool %d, came from %d", capacity, same, pool)
-		}
-	}
-}

@@ -113,17 +113,17 @@ func (w *Writer) Boundary() error {
 // cutAtBorder ends the chunk where the last file begins. What there is of the file
 // is too little for a cut, so the cutter has to know its length alone.
 func (w *Writer) cutAtBorder() error {
-	file := append(w.store.buffer(w.store.rule.min/4), w.pending[w.border:]...)
+	file := append(w.store.buffers.get(w.store.rule.min/4), w.pending[w.border:]...)
 	w.offset -= int64(len(file))
 	w.pending = w.pending[:w.border]
 	if err := w.finishChunk(nil); err != nil {
-		w.store.recycle(file)
+		w.store.buffers.put(file)
 		return err
 	}
 	w.cut.reset()
 	_, _ = w.cut.next(file)
 	w.append(file, w.grown(len(file)))
-	w.store.recycle(file)
+	w.store.buffers.put(file)
 	return nil
 }
 
@@ -183,7 +183,7 @@ func (w *Writer) Abort() {
 func (w *Writer) end() {
 	w.cancel(errClosed)
 	w.closed = true
-	w.store.recycle(w.pending)
+	w.store.buffers.put(w.pending)
 	w.pending = nil
 }
 
@@ -226,8 +226,8 @@ func (w *Writer) grown(n int) int {
 // append adds p to pending, which gets at least the given capacity.
 func (w *Writer) append(p []byte, capacity int) {
 	if cap(w.pending) < capacity {
-		b := append(w.store.buffer(capacity), w.pending...)
-		w.store.recycle(w.pending)
+		b := append(w.store.buffers.get(capacity), w.pending...)
+		w.store.buffers.put(w.pending)
 		w.pending = b
 	}
 	w.pending = append(w.pending, p...)
@@ -271,7 +271,7 @@ func (w *Writer) finishChunk(p []byte) error {
 func (w *Writer) put(i int, data []byte, share int64) error {
 	s := w.store
 	defer func() {
-		s.recycle(data)
+		s.buffers.put(data)
 		s.budget.Release(share)
 	}()
 	hash, err := w.sum(i, data)
@@ -290,12 +290,11 @@ func (w *Writer) put(i int, data []byte, share int64) error {
 	}
 	compression := byte(plain)
 	if err := w.work(func() {
-		packed, pays := s.codec.compress(s.buffer(size), data)
+		packed, pays := s.codec.compress(data, s.buffers)
 		if !pays {
-			s.recycle(packed)
 			return
 		}
-		s.recycle(data)
+		s.buffers.put(data)
 		data, compression = packed, compressed
 	}); err != nil {
 		return err

@@ -45,7 +45,7 @@ func (l *Layer) Release() {
 
 // Options bound what a Storage uses. Zero means the default.
 type Options struct {
-	// CacheBytes bounds decoded layers and blocks kept for readers; default 32 MiB.
+	// CacheBytes bounds decoded layers and blocks kept for readers; default 16 MiB.
 	CacheBytes int64
 	// StreamBytes bounds the entries of one stream kept in memory before they
 	// become a layer of their own; default 32 MiB.
@@ -68,7 +68,7 @@ type Storage struct {
 // New makes a storage over a bucket and the chunks in it.
 func New(chunks *chunk.Store, bucket chunk.Bucket, src LayerSource, opt Options) *Storage {
 	if opt.CacheBytes == 0 {
-		opt.CacheBytes = 32 << 20
+		opt.CacheBytes = 16 << 20
 	}
 	if opt.StreamBytes == 0 {
 		opt.StreamBytes = 32 << 20

@@ -1,0 +1,95 @@
+package chunk
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestBufferCapacity(t *testing.T) {
+	for n := 0; n < 20<<20; n += 1 + n/50 {
+		c := bufferCapacity(n)
+		if c < n || (n > 4<<10 && c > n+n/4+1) {
+			t.Errorf("%d bytes get %d", n, c)
+		}
+		if again := bufferCapacity(c); again != c {
+			t.Errorf("capacity %d is none that buffers have: %d is", c, again)
+		}
+	}
+}
+
+// same tells whether two buffers are the same memory.
+func same(a, b []byte) bool { return &a[:1][0] == &b[:1][0] }
+
+func TestBuffers_GivesWhatFitsBest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &buffers{}
+		large, medium, small := f.get(4<<20), f.get(2<<20), f.get(8<<10)
+		for _, b := range [][]byte{large, medium, small} {
+			f.put(b)
+		}
+		if b := f.get(100 << 10); same(b, small) || same(b, medium) || same(b, large) {
+			t.Errorf("100 KiB got one of %d bytes", cap(b))
+		}
+		if b := f.get(1 << 20); !same(b, medium) || len(b) != 0 {
+			t.Errorf("1 MiB got one of %d bytes, want the one of 2 MiB", cap(b))
+		}
+		if b := f.get(1 << 20); !same(b, large) {
+			t.Errorf("1 MiB got one of %d bytes, want the one of 4 MiB", cap(b))
+		}
+		if b := f.get(8 << 10); !same(b, small) {
+			t.Errorf("8 KiB got one of %d bytes, want the one of 8 KiB", cap(b))
+		}
+		if f.size != 0 || len(f.free) != 0 {
+			t.Errorf("%d buffers of %d bytes are left", len(f.free), f.size)
+		}
+		time.Sleep(3 * freeTime) // no timer may be left in the bubble
+	})
+}
+
+func TestBuffers_IsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &buffers{}
+		f.put(make([]byte, 0, 5000)) // of somebody else
+		f.put(nil)
+		f.put(f.get(freeBytes + 1))
+		if f.size != 0 {
+			t.Errorf("buffers that are not for it stay: %d bytes", f.size)
+		}
+		for range 2 * freeBuffers {
+			f.put(make([]byte, 0, 4<<10))
+		}
+		if len(f.free) != freeBuffers || f.size != freeBuffers*4<<10 {
+			t.Errorf("%d buffers of %d bytes are kept", len(f.free), f.size)
+		}
+		for range 5 {
+			f.put(make([]byte, 0, 8<<20))
+		}
+		if f.size != freeBytes || len(f.free) != 2 {
+			t.Errorf("%d buffers of %d bytes are kept, want two of 8 MiB", len(f.free), f.size)
+		}
+		time.Sleep(3 * freeTime)
+	})
+}
+
+func TestBuffers_LetGoOfWhatNobodyNeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &buffers{}
+		for range 3 {
+			f.put(make([]byte, 0, 4<<20))
+		}
+		for range 5 { // one of them is in use all the time
+			b := f.get(4 << 20)
+			time.Sleep(freeTime / 2)
+			f.put(b)
+		}
+		synctest.Wait()
+		if len(f.free) != 1 {
+			t.Errorf("%d buffers are kept, want the one that is used", len(f.free))
+		}
+		time.Sleep(3 * freeTime)
+		if f.size != 0 || f.trim != nil {
+			t.Errorf("%d bytes are kept with no use for them", f.size)
+		}
+	})
+}
