@@ -63,6 +63,7 @@ func NewStore(b Bucket, opt Options) *Store {
 	if z := opt.Sizes; opt.InFlightBytes < 0 || opt.Workers < 0 || z.Min < 1 || z.Avg < max(z.Min, 64) || z.Max < z.Avg || z.Max > maxRawSize {
 		panic(fmt.Sprintf("chunk: options make no sense: %+v", opt))
 	}
+	free := &buffers{}
 	return &Store{
 		bucket:  b,
 		rule:    newCutRule(opt.Sizes),
@@ -70,9 +71,9 @@ func NewStore(b Bucket, opt Options) *Store {
 		budget:  semaphore.NewWeighted(opt.InFlightBytes),
 		memory:  opt.InFlightBytes,
 		workers: semaphore.NewWeighted(int64(opt.Workers)),
-		cache:   newCache(opt.CacheBytes),
+		cache:   newCache(opt.CacheBytes, free.put),
 		loads:   semaphore.NewWeighted(readParallel),
-		buffers: &buffers{},
+		buffers: free,
 	}
 }
 
@@ -80,36 +81,58 @@ func NewStore(b Bucket, opt Options) *Store {
 // its hash. The caller must not modify them. A chunk that has changed, or that has
 // another size than ref says, gives a *CorruptError, a lost one a *MissingError.
 func (s *Store) Read(ctx context.Context, ref Ref) ([]byte, error) {
-	data, err := s.cache.get(ctx, ref.Hash, s.load)
-	if err != nil {
-		return nil, err
-	}
-	return ref.slice(data)
+	data, _, err := s.Lend(ctx, ref)
+	return data, err
 }
 
-// Borrow is Read of most of a chunk, once: what is not in the cache does not come
-// there, and its memory is used again after back was called, once. Back need not be called.
+// Lend is Read of bytes that the caller looks at until it calls back, at most once: then their
+// memory may be used again. Back need not be called.
+func (s *Store) Lend(ctx context.Context, ref Ref) (data []byte, back func(), err error) {
+	c, err := s.cache.get(ctx, ref, s.loadBuffered)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.lent(c, ref)
+}
+
+// lent is a piece of a chunk of the cache.
+func (s *Store) lent(c *cached, ref Ref) (data []byte, back func(), err error) {
+	if data, err = ref.slice(c.data); err != nil {
+		s.cache.back(c)
+		return nil, nil, err
+	}
+	return data, func() { s.cache.back(c) }, nil
+}
+
+// Borrow is Lend of most of a chunk, once: what is not in the cache does not come there.
 func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), err error) {
-	if whole, ok := s.cache.peek(ref.Hash); ok {
-		data, err = ref.slice(whole)
-		return data, func() {}, err
+	if c := s.cache.peek(ref.Hash); c != nil {
+		return s.lent(c, ref)
 	}
-	if ref.Size > maxRawSize {
-		return nil, nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("no chunk has %d bytes", ref.Size)}
-	}
-	buffer := s.buffers.get(int(ref.Size) + headerSize)
-	whole, err := s.fetch(ctx, ref.Hash, buffer, s.buffers.get)
+	whole, memory, err := s.loadBuffered(ctx, ref)
 	if err != nil {
 		return nil, nil, err
 	}
 	if data, err = ref.slice(whole); err != nil {
 		return nil, nil, err
 	}
+	return data, func() { s.buffers.put(memory) }, nil
+}
+
+// loadBuffered fetches and checks the chunk of ref. Memory is what it lies in, for buffers.
+func (s *Store) loadBuffered(ctx context.Context, ref Ref) (whole, memory []byte, err error) {
+	if ref.Size > maxRawSize {
+		return nil, nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("no chunk has %d bytes", ref.Size)}
+	}
+	buffer := s.buffers.get(int(ref.Size) + headerSize)
+	if whole, err = s.fetch(ctx, ref.Hash, buffer, s.buffers.get); err != nil {
+		return nil, nil, err
+	}
 	if len(whole) > 0 && &whole[0] == &buffer[:headerSize+1][headerSize] {
-		return data, func() { s.buffers.put(buffer) }, nil
+		return whole, buffer, nil
 	}
 	s.buffers.put(buffer)
-	return data, func() { s.buffers.put(whole) }, nil
+	return whole, whole, nil
 }
 
 // load fetches and checks a chunk.

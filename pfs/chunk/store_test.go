@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -413,5 +415,89 @@ func TestCut_RuleIsFixed(t *testing.T) {
 	}
 	if want := []int{2527713, 4448591}; !slices.Equal(ends, want) {
 		t.Errorf("cuts at %v, want %v", ends, want)
+	}
+}
+
+// TestLend_StaysUntilItIsGivenBack has readers of all kinds look at chunks of a cache
+// that holds few of them, so that memory is used again all the time.
+func TestLend_StaysUntilItIsGivenBack(t *testing.T) {
+	s := NewStore(newSpy(t), Options{Sizes: small, CacheBytes: 40 << 10})
+	want := randomBytes(t, 400<<10)
+	refs := writeAll(t, s, want)
+	starts := make([]int, len(refs))
+	for i := range refs[1:] {
+		starts[i+1] = starts[i] + int(refs[i].Len)
+	}
+	var all sync.WaitGroup
+	for reader := range 8 {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(reader)))
+			type piece struct{ got, want []byte }
+			var read []piece
+			for n := range 3000 {
+				i := random.IntN(len(refs))
+				expected := want[starts[i]:][:refs[i].Len]
+				ctx, cancel := context.WithCancel(t.Context())
+				var data []byte
+				var err error
+				back := func() {}
+				switch kind := random.IntN(10); {
+				case kind < 2:
+					data, back, err = s.Borrow(ctx, refs[i])
+				case kind < 3 && n < 1000:
+					data, err = s.Read(ctx, refs[i])
+					read = append(read, piece{data, expected})
+				case kind < 4: // gives up while others load the chunk, perhaps
+					go cancel()
+					if data, back, err = s.Lend(ctx, refs[i]); errors.Is(err, context.Canceled) {
+						continue
+					}
+				default:
+					data, back, err = s.Lend(ctx, refs[i])
+				}
+				if err != nil {
+					t.Error(err)
+					cancel()
+					return
+				}
+				for range 3 {
+					runtime.Gosched()
+					if !bytes.Equal(data, expected) {
+						t.Errorf("the bytes of chunk %d changed before they were given back", i)
+					}
+				}
+				if random.IntN(20) > 0 { // nobody has to
+					back()
+				}
+				cancel()
+			}
+			for _, p := range read {
+				if !bytes.Equal(p.got, p.want) {
+					t.Error("bytes of Read changed")
+				}
+			}
+		})
+	}
+	all.Wait()
+	if len(s.cache.loading) > 0 {
+		t.Errorf("%d loads never ended", len(s.cache.loading))
+	}
+}
+
+// TestLend_UsesMemoryAgain reads many chunks one after the other through a small cache.
+func TestLend_UsesMemoryAgain(t *testing.T) {
+	s := NewStore(newSpy(t), Options{Sizes: small, CacheBytes: 40 << 10})
+	refs := writeAll(t, s, randomBytes(t, 400<<10))
+	memory := map[*byte]bool{}
+	for _, ref := range refs {
+		data, back, err := s.Lend(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		memory[&data[0]] = true
+		back()
+	}
+	if len(memory) > len(refs)/2 {
+		t.Errorf("%d chunks were read into %d pieces of memory", len(refs), len(memory))
 	}
 }

@@ -139,9 +139,8 @@ type loan struct {
 // read gives the bytes of a part from off on. Once says that most of a chunk is not
 // worth keeping in memory for the next reader.
 func (s *Storage) read(ctx context.Context, p part, off int64, once bool) loan {
-	nobody := func() {}
 	if p.data != nil {
-		return loan{data: p.data[off:], back: nobody}
+		return loan{data: p.data[off:], back: func() {}}
 	}
 	ref := p.ref
 	ref.Off += uint32(off)
@@ -150,8 +149,7 @@ func (s *Storage) read(ctx context.Context, p part, off int64, once bool) loan {
 	if once && ref.Len > ref.Size/2 {
 		l.data, l.back, l.err = s.chunks.Borrow(ctx, ref)
 	} else {
-		l.back = nobody
-		l.data, l.err = s.chunks.Read(ctx, ref)
+		l.data, l.back, l.err = s.chunks.Lend(ctx, ref)
 	}
 	return l
 }
