@@ -21,6 +21,13 @@ func TestBufferCapacity(t *testing.T) {
 // same tells whether two buffers are the same memory.
 func same(a, b []byte) bool { return &a[:1][0] == &b[:1][0] }
 
+// kept gives how many free buffers there are, and their bytes.
+func (f *buffers) kept() (n int, size int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.free), f.size
+}
+
 func TestBuffers_GivesWhatFitsBest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &buffers{}
@@ -40,8 +47,8 @@ func TestBuffers_GivesWhatFitsBest(t *testing.T) {
 		if b := f.get(8 << 10); !same(b, small) {
 			t.Errorf("8 KiB got one of %d bytes, want the one of 8 KiB", cap(b))
 		}
-		if f.size != 0 || len(f.free) != 0 {
-			t.Errorf("%d buffers of %d bytes are left", len(f.free), f.size)
+		if n, size := f.kept(); n != 0 || size != 0 {
+			t.Errorf("%d buffers of %d bytes are left", n, size)
 		}
 		time.Sleep(3 * freeTime) // no timer may be left in the bubble
 	})
@@ -53,20 +60,20 @@ func TestBuffers_IsBounded(t *testing.T) {
 		f.put(make([]byte, 0, 5000)) // of somebody else
 		f.put(nil)
 		f.put(f.get(freeBytes + 1))
-		if f.size != 0 {
-			t.Errorf("buffers that are not for it stay: %d bytes", f.size)
+		if _, size := f.kept(); size != 0 {
+			t.Errorf("buffers that are not for it stay: %d bytes", size)
 		}
 		for range 2 * freeBuffers {
 			f.put(make([]byte, 0, 4<<10))
 		}
-		if len(f.free) != freeBuffers || f.size != freeBuffers*4<<10 {
-			t.Errorf("%d buffers of %d bytes are kept", len(f.free), f.size)
+		if n, size := f.kept(); n != freeBuffers || size != freeBuffers*4<<10 {
+			t.Errorf("%d buffers of %d bytes are kept", n, size)
 		}
 		for range 5 {
 			f.put(make([]byte, 0, 8<<20))
 		}
-		if f.size != freeBytes || len(f.free) != 2 {
-			t.Errorf("%d buffers of %d bytes are kept, want two of 8 MiB", len(f.free), f.size)
+		if n, size := f.kept(); n != 2 || size != freeBytes {
+			t.Errorf("%d buffers of %d bytes are kept, want two of 8 MiB", n, size)
 		}
 		time.Sleep(3 * freeTime)
 	})
@@ -84,12 +91,13 @@ func TestBuffers_LetGoOfWhatNobodyNeeds(t *testing.T) {
 			f.put(b)
 		}
 		synctest.Wait()
-		if len(f.free) != 1 {
-			t.Errorf("%d buffers are kept, want the one that is used", len(f.free))
+		if n, _ := f.kept(); n != 1 {
+			t.Errorf("%d buffers are kept, want the one that is used", n)
 		}
 		time.Sleep(3 * freeTime)
-		if f.size != 0 || f.trim != nil {
-			t.Errorf("%d bytes are kept with no use for them", f.size)
+		synctest.Wait()
+		if n, size := f.kept(); n != 0 || size != 0 {
+			t.Errorf("%d buffers of %d bytes are kept with no use for them", n, size)
 		}
 	})
 }
