@@ -56,7 +56,6 @@ func (f *buffers) take(n int) []byte {
 	}
 	b := f.free[best]
 	f.remove(best)
-	f.low = min(f.low, f.size)
 	return b
 }
 
@@ -101,4 +100,5 @@ func (f *buffers) remove(i int) {
 	copy(f.free[i:], f.free[i+1:])
 	f.free[last] = nil
 	f.free = f.free[:last]
+	f.low = min(f.low, f.size)
 }

@@ -101,3 +101,28 @@ func TestBuffers_LetGoOfWhatNobodyNeeds(t *testing.T) {
 		}
 	})
 }
+
+// TestBuffers_TrimAfterMakingRoom has a small buffer drive out a large one while nothing
+// is taken: then less is kept than there was before.
+func TestBuffers_TrimAfterMakingRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &buffers{}
+		small, one, other := f.get(2<<20), f.get(8<<20), f.get(8<<20)
+		f.put(one)
+		f.put(other)
+		one, other = f.get(8<<20), f.get(8<<20) // both are needed: nothing is let go
+		f.put(one)
+		f.put(other)
+		time.Sleep(freeTime)
+		synctest.Wait()
+		f.put(small)
+		if n, size := f.kept(); n != 2 || size != 10<<20 {
+			t.Fatalf("%d buffers of %d bytes are kept, want one of 8 MiB and the small one", n, size)
+		}
+		time.Sleep(3 * freeTime)
+		synctest.Wait()
+		if n, size := f.kept(); n != 0 || size != 0 {
+			t.Errorf("%d buffers of %d bytes are kept with no use for them", n, size)
+		}
+	})
+}
