@@ -42,15 +42,11 @@ func (c *mergedConn) merge(p []byte) []byte {
 		first, size := p[at:], frameSize(p[at:])
 		head := len(out) + at - done // where this frame's head comes in out
 		at += frameHead + size
-		merged := false
 		for at+frameHead <= len(p) && joins(first, p[at:]) && size+frameSize(p[at:]) <= maxFrame {
 			out = append(out, p[done:at]...)
 			done = at + frameHead
 			size += frameSize(p[at:])
 			at = done + frameSize(p[at:])
-			merged = true
-		}
-		if merged {
 			out[head], out[head+1], out[head+2] = byte(size>>16), byte(size>>8), byte(size)
 		}
 	}

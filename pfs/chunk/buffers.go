@@ -21,8 +21,9 @@ type buffers struct {
 	mu   sync.Mutex
 	free [][]byte // those unused for longest first
 	size int64    // capacities of free
-	low  int64    // the least that size was since the timer was set
-	trim *time.Timer
+	low  int64    // the least that size was since watched was set
+	// watched tells that a timer runs, after which low bytes are let go.
+	watched bool
 }
 
 // bufferCapacity is the capacity of a new buffer for n bytes: there are four to a
@@ -73,10 +74,15 @@ func (f *buffers) put(b []byte) {
 	for f.size > freeBytes || len(f.free) > freeBuffers {
 		f.remove(0)
 	}
-	if f.trim == nil {
-		f.low = f.size
-		f.trim = time.AfterFunc(freeTime, f.letGo)
+	if !f.watched {
+		f.watch()
 	}
+}
+
+// watch begins to look what is needed. It needs f.mu.
+func (f *buffers) watch() {
+	f.low, f.watched = f.size, true
+	time.AfterFunc(freeTime, f.letGo)
 }
 
 // letGo drops as much as nobody has needed for a while.
@@ -86,14 +92,13 @@ func (f *buffers) letGo() {
 	for keep := f.size - f.low; f.size > keep; {
 		f.remove(0)
 	}
-	f.trim = nil
+	f.watched = false
 	if len(f.free) > 0 {
-		f.low = f.size
-		f.trim = time.AfterFunc(freeTime, f.letGo)
+		f.watch()
 	}
 }
 
-// remove lets the i-th free buffer go.
+// remove takes the i-th free buffer out. It needs f.mu.
 func (f *buffers) remove(i int) {
 	f.size -= int64(cap(f.free[i]))
 	last := len(f.free) - 1

@@ -56,7 +56,7 @@ func read(t testing.TB, s *chunk.Store, refs []chunk.Ref) []byte {
 	t.Helper()
 	var all []byte
 	for _, ref := range refs {
-		b, err := s.Read(t.Context(), ref)
+		b, _, err := s.Lend(t.Context(), ref)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +199,7 @@ func TestStore_CompressesAndVerifies(t *testing.T) {
 	}
 	fresh := chunk.NewStore(b, chunk.Options{})
 	var corrupt *chunk.CorruptError
-	if _, err := fresh.Read(t.Context(), refs[0]); !errors.As(err, &corrupt) {
+	if _, _, err := fresh.Lend(t.Context(), refs[0]); !errors.As(err, &corrupt) {
 		t.Errorf("a changed chunk: %v", err)
 	}
 	var missing *chunk.MissingError

@@ -77,16 +77,10 @@ func NewStore(b Bucket, opt Options) *Store {
 	}
 }
 
-// Read returns the bytes that ref points at, after checking the whole chunk against
-// its hash. The caller must not modify them. A chunk that has changed, or that has
-// another size than ref says, gives a *CorruptError, a lost one a *MissingError.
-func (s *Store) Read(ctx context.Context, ref Ref) ([]byte, error) {
-	data, _, err := s.Lend(ctx, ref)
-	return data, err
-}
-
-// Lend is Read of bytes that the caller looks at until it calls back, at most once: then their
-// memory may be used again. Back need not be called.
+// Lend returns the bytes that ref points at, after checking the whole chunk against
+// its hash. The caller must not modify them, and looks at them until it calls back, at most
+// once: then their memory may be used again. Back need not be called. A chunk that has
+// changed, or that has another size than ref says, gives a *CorruptError, a lost one a *MissingError.
 func (s *Store) Lend(ctx context.Context, ref Ref) (data []byte, back func(), err error) {
 	c, err := s.cache.get(ctx, ref, s.loadBuffered)
 	if err != nil {
@@ -164,7 +158,7 @@ func (s *Store) Verify(ctx context.Context, h Hash) error {
 	return err
 }
 
-// ReadStored is Read past the cache: it tells what the bucket has now.
+// ReadStored gives a whole chunk past the cache: what the bucket has now.
 func (s *Store) ReadStored(ctx context.Context, h Hash) ([]byte, error) { return s.load(ctx, h) }
 
 // Keep pins chunks that the bucket already has, so that a new layer may refer to

@@ -238,7 +238,7 @@ func TestIndex_AnyRange(t *testing.T) {
 			n = min(n, len(data)-off)
 			var got []byte
 			for _, ref := range x.AppendRefs(nil, int64(off), int64(n)) {
-				b, err := s.Read(t.Context(), ref)
+				b, _, err := s.Lend(t.Context(), ref)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -254,20 +254,19 @@ func TestIndex_AnyRange(t *testing.T) {
 func TestRead_DamageIsNoticed(t *testing.T) {
 	b := newSpy(t)
 	s := NewStore(b, Options{CacheBytes: -1})
-	t.Run("read", func(t *testing.T) { damageIsNoticed(t, b, s, s.Read) })
-	t.Run("borrow", func(t *testing.T) {
-		damageIsNoticed(t, b, s, func(ctx context.Context, ref Ref) ([]byte, error) {
-			data, back, err := s.Borrow(ctx, ref)
-			if err != nil {
-				return nil, err
-			}
-			defer back()
-			return bytes.Clone(data), nil
-		})
-	})
+	t.Run("lend", func(t *testing.T) { damageIsNoticed(t, b, s, s.Lend) })
+	t.Run("borrow", func(t *testing.T) { damageIsNoticed(t, b, s, s.Borrow) })
 }
 
-func damageIsNoticed(t *testing.T, b *spyBucket, s *Store, read func(context.Context, Ref) ([]byte, error)) {
+func damageIsNoticed(t *testing.T, b *spyBucket, s *Store, lend func(context.Context, Ref) ([]byte, func(), error)) {
+	read := func(ctx context.Context, ref Ref) ([]byte, error) {
+		data, back, err := lend(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		defer back()
+		return bytes.Clone(data), nil
+	}
 	for _, data := range [][]byte{randomBytes(t, 5000), bytes.Repeat([]byte("line\n"), 1000)} {
 		ref := writeAll(t, s, data)[0]
 		good, err := b.Get(t.Context(), ref.Hash.Key(), 0, -1)
@@ -331,7 +330,7 @@ func TestCache_OneLoadForManyAndBounded(t *testing.T) {
 	var all sync.WaitGroup
 	for range 10 {
 		all.Go(func() {
-			if _, err := s.Read(t.Context(), refs[0]); err != nil {
+			if _, _, err := s.Lend(t.Context(), refs[0]); err != nil {
 				t.Error(err)
 			}
 		})
@@ -342,7 +341,7 @@ func TestCache_OneLoadForManyAndBounded(t *testing.T) {
 		t.Errorf("ten readers of a chunk made %d loads", n)
 	}
 	for _, ref := range refs {
-		if _, err := s.Read(t.Context(), ref); err != nil {
+		if _, _, err := s.Lend(t.Context(), ref); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -354,7 +353,7 @@ func TestCache_OneLoadForManyAndBounded(t *testing.T) {
 		t.Errorf("the cache holds %d bytes, thinks %d", held, s.cache.size)
 	}
 	gets := b.gets.Load()
-	if _, err := s.Read(t.Context(), refs[len(refs)-1]); err != nil || b.gets.Load() != gets {
+	if _, _, err := s.Lend(t.Context(), refs[len(refs)-1]); err != nil || b.gets.Load() != gets {
 		t.Errorf("the newest chunk is not in the cache: %v", err)
 	}
 }
@@ -374,9 +373,9 @@ func TestCache_CancelledReaderDoesNotFailOthers(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	one, other := make(chan error), make(chan error)
-	go func() { _, err := s.Read(ctx, ref); one <- err }()
+	go func() { _, _, err := s.Lend(ctx, ref); one <- err }()
 	<-started
-	go func() { _, err := s.Read(t.Context(), ref); other <- err }()
+	go func() { _, _, err := s.Lend(t.Context(), ref); other <- err }()
 	cancel()
 	if err := <-one; !errors.Is(err, context.Canceled) {
 		t.Errorf("the cancelled reader: %v", err)
@@ -445,7 +444,7 @@ func TestLend_StaysUntilItIsGivenBack(t *testing.T) {
 				case kind < 2:
 					data, back, err = s.Borrow(ctx, refs[i])
 				case kind < 3 && n < 1000:
-					data, err = s.Read(ctx, refs[i])
+					data, _, err = s.Lend(ctx, refs[i])
 					read = append(read, piece{data, expected})
 				case kind < 4: // gives up while others load the chunk, perhaps
 					go cancel()
@@ -473,7 +472,7 @@ func TestLend_StaysUntilItIsGivenBack(t *testing.T) {
 			}
 			for _, p := range read {
 				if !bytes.Equal(p.got, p.want) {
-					t.Error("bytes of Read changed")
+					t.Error("bytes that were not given back changed")
 				}
 			}
 		})

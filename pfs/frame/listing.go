@@ -55,7 +55,10 @@ func (l *Listing) Send(path, datum string, kind pfspb.FileType, size int64, hash
 	b = appendNumber(b, 2, uint64(kind))
 	b = append(b, l.committed...)
 	b = appendNumber(b, 4, uint64(size))
-	b = appendText(b, 5, hash)
+	if len(hash) > 0 {
+		b = protowire.AppendTag(b, 5, protowire.BytesType)
+		b = protowire.AppendBytes(b, hash)
+	}
 	l.room = b[len(b):]
 	return l.stream.SendMsg(fileInfo(b[:len(b):len(b)]))
 }
@@ -68,13 +71,12 @@ func sizeText(s string) int {
 }
 
 // appendText adds a field unless it is empty.
-func appendText[T string | []byte](b []byte, field protowire.Number, s T) []byte {
-	if len(s) == 0 {
+func appendText(b []byte, field protowire.Number, s string) []byte {
+	if s == "" {
 		return b
 	}
 	b = protowire.AppendTag(b, field, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(len(s)))
-	return append(b, s...)
+	return protowire.AppendString(b, s)
 }
 
 // appendNumber adds a field unless it is 0.
