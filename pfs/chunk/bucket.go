@@ -38,8 +38,9 @@ type Bucket interface {
 	// beyond the end is cut short, possibly to nothing. The caller owns the result.
 	// A missing key gives an error that is ErrNotFound.
 	Get(ctx context.Context, key string, off, n int64) ([]byte, error)
-	// Append is Get of a whole object: it appends it to dst, which grows if it has to.
-	Append(ctx context.Context, dst []byte, key string) ([]byte, error)
+	// Append is Get of a whole object: it appends it to dst, which grows if it has to. Once
+	// says that it is not likely to be read again soon, so that no cache need keep it.
+	Append(ctx context.Context, dst []byte, key string, once bool) ([]byte, error)
 	// Exists tells whether Get would find the key.
 	Exists(ctx context.Context, key string) (bool, error)
 	// Delete removes the key. A missing key is no error.

@@ -27,11 +27,17 @@ type buffers struct {
 }
 
 // bufferCapacity is the capacity of a new buffer for n bytes: there are four to a
-// power of two, so that a buffer is at most a quarter too large.
+// power of two, so that a buffer is at most a quarter too large. Large ones have a page
+// besides, since what has a round size comes with a header.
 func bufferCapacity(n int) int {
-	n = max(n, 4<<10)
+	const page = 4 << 10
+	extra := 0
+	if n > 16*page {
+		extra = page
+	}
+	n = max(n-extra, page)
 	step := 1 << (bits.Len(uint(n-1)) - 3)
-	return (n + step - 1) / step * step
+	return (n+step-1)/step*step + extra
 }
 
 // get gives an empty buffer for at least n bytes.

@@ -48,15 +48,15 @@ func newCodec() *codec {
 	return &codec{enc: enc, dec: dec}
 }
 
-// header is what stands before the payload of a chunk of size bytes.
-func header(compression byte, size int) []byte {
-	h := make([]byte, 0, headerSize)
-	h = append(h, magic...)
+// setHeader fills in the room before the payload of a chunk of size bytes.
+func setHeader(object []byte, compression byte, size int) {
+	h := append(object[:0], magic...)
 	h = append(h, version, compression, 0, 0)
-	return binary.LittleEndian.AppendUint32(h, uint32(size))
+	binary.LittleEndian.AppendUint32(h, uint32(size))
 }
 
-// compress gives the compressed data in a buffer of free, or tells that it does not pay.
+// compress gives the compressed data, behind room for the header, in a buffer of free, or tells
+// that it does not pay.
 func (c *codec) compress(data []byte, free *buffers) (packed []byte, ok bool) {
 	if len(data) > 2*sampleCount*sampleSize {
 		scratch := free.get(2 * sampleSize)
@@ -70,8 +70,8 @@ func (c *codec) compress(data []byte, free *buffers) (packed []byte, ok bool) {
 			return nil, false
 		}
 	}
-	out := c.enc.EncodeAll(data, free.get(len(data)))
-	if !pays(len(out), len(data)) {
+	out := c.enc.EncodeAll(data, free.get(headerSize + len(data))[:headerSize])
+	if !pays(len(out)-headerSize, len(data)) {
 		free.put(out)
 		return nil, false
 	}

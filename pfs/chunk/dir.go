@@ -143,31 +143,44 @@ func (b *dirBucket) mkdir(dir string) error {
 }
 
 func (b *dirBucket) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
-	return b.append(ctx, nil, key, off, n)
+	return b.get(ctx, key, func(f *os.File, size int64) ([]byte, error) {
+		off, n := clip(size, off, n)
+		data := make([]byte, n)
+		_, err := io.ReadFull(io.NewSectionReader(f, off, n), data)
+		return data, err
+	})
 }
 
-func (b *dirBucket) Append(ctx context.Context, dst []byte, key string) ([]byte, error) {
-	return b.append(ctx, dst, key, 0, -1)
+func (b *dirBucket) Append(ctx context.Context, dst []byte, key string, once bool) ([]byte, error) {
+	return b.get(ctx, key, func(f *os.File, size int64) ([]byte, error) {
+		n := len(dst)
+		dst := slices.Grow(dst, int(size))[:n+int(size)]
+		if once && n == 0 && readDirect(f, dst) {
+			return dst, nil
+		}
+		_, err := io.ReadFull(io.NewSectionReader(f, 0, size), dst[n:])
+		return dst, err
+	})
 }
 
-func (b *dirBucket) append(ctx context.Context, dst []byte, key string, off, n int64) ([]byte, error) {
-	if err := checkKey("get", key); err != nil {
+// get opens the file of a key for read.
+func (b *dirBucket) get(ctx context.Context, key string, read func(f *os.File, size int64) ([]byte, error)) (data []byte, err error) {
+	if err = checkKey("get", key); err != nil {
 		return nil, err
 	}
-	dst, err := b.read(ctx, dst, key, off, n)
+	if err = ctx.Err(); err == nil {
+		data, err = b.open(key, read)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return nil, fmt.Errorf("get object %s: %w", key, err)
 	}
-	return dst, nil
+	return data, nil
 }
 
-func (b *dirBucket) read(ctx context.Context, dst []byte, key string, off, n int64) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+func (b *dirBucket) open(key string, read func(f *os.File, size int64) ([]byte, error)) ([]byte, error) {
 	f, err := b.fs.Open(b.file(key))
 	if err != nil {
 		return nil, err
@@ -180,15 +193,7 @@ func (b *dirBucket) read(ctx context.Context, dst []byte, key string, off, n int
 	if !info.Mode().IsRegular() {
 		return nil, ErrNotFound
 	}
-	off, n = clip(info.Size(), off, n)
-	from := len(dst)
-	if dst == nil {
-		dst = make([]byte, n)
-	} else {
-		dst = slices.Grow(dst, int(n))[:from+int(n)]
-	}
-	_, err = io.ReadFull(io.NewSectionReader(f, off, n), dst[from:])
-	return dst, err
+	return read(f, info.Size())
 }
 
 func (b *dirBucket) Exists(ctx context.Context, key string) (bool, error) {

@@ -82,7 +82,9 @@ func NewStore(b Bucket, opt Options) *Store {
 // once: then their memory may be used again. Back need not be called. A chunk that has
 // changed, or that has another size than ref says, gives a *CorruptError, a lost one a *MissingError.
 func (s *Store) Lend(ctx context.Context, ref Ref) (data []byte, back func(), err error) {
-	c, err := s.cache.get(ctx, ref, s.loadBuffered)
+	c, err := s.cache.get(ctx, ref, func(ctx context.Context, ref Ref) (data, memory []byte, err error) {
+		return s.loadBuffered(ctx, ref, false)
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -103,7 +105,7 @@ func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), 
 	if c := s.cache.peek(ref.Hash); c != nil {
 		return s.lent(c, ref)
 	}
-	whole, memory, err := s.loadBuffered(ctx, ref)
+	whole, memory, err := s.loadBuffered(ctx, ref, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,13 +115,14 @@ func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), 
 	return data, func() { s.buffers.put(memory) }, nil
 }
 
-// loadBuffered fetches and checks the chunk of ref. Memory is what it lies in, for buffers.
-func (s *Store) loadBuffered(ctx context.Context, ref Ref) (whole, memory []byte, err error) {
+// loadBuffered fetches and checks the chunk of ref. Memory is what it lies in, for buffers. Once is
+// as for Bucket.Append.
+func (s *Store) loadBuffered(ctx context.Context, ref Ref, once bool) (whole, memory []byte, err error) {
 	if ref.Size > maxRawSize {
 		return nil, nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("no chunk has %d bytes", ref.Size)}
 	}
 	buffer := s.buffers.get(int(ref.Size) + headerSize)
-	if whole, err = s.fetch(ctx, ref.Hash, buffer, s.buffers.get); err != nil {
+	if whole, err = s.fetch(ctx, ref.Hash, buffer, once, s.buffers.get); err != nil {
 		return nil, nil, err
 	}
 	if len(whole) > 0 && &whole[0] == &buffer[:headerSize+1][headerSize] {
@@ -131,17 +134,17 @@ func (s *Store) loadBuffered(ctx context.Context, ref Ref) (whole, memory []byte
 
 // load fetches and checks a chunk.
 func (s *Store) load(ctx context.Context, h Hash) ([]byte, error) {
-	return s.fetch(ctx, h, nil, func(n int) []byte { return make([]byte, 0, n) })
+	return s.fetch(ctx, h, nil, true, func(n int) []byte { return make([]byte, 0, n) })
 }
 
 // fetch is load of an object that fits into dst, and of a chunk that lies there too
 // or in what buffer gives.
-func (s *Store) fetch(ctx context.Context, h Hash, dst []byte, buffer func(int) []byte) ([]byte, error) {
+func (s *Store) fetch(ctx context.Context, h Hash, dst []byte, once bool, buffer func(int) []byte) ([]byte, error) {
 	if err := s.loads.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("read chunk %s: %w", h, err)
 	}
 	defer s.loads.Release(1)
-	object, err := s.bucket.Append(ctx, dst, h.Key())
+	object, err := s.bucket.Append(ctx, dst, h.Key(), once)
 	if errors.Is(err, ErrNotFound) {
 		return nil, &MissingError{Hash: h}
 	}

@@ -30,7 +30,10 @@ type spyBucket struct {
 
 func (b *spyBucket) Put(ctx context.Context, key string, parts ...[]byte) error {
 	b.puts.Add(1)
-	n := int64(len(parts[1]))
+	var n int64
+	for _, p := range parts {
+		n += int64(len(p))
+	}
 	now := b.active.Add(n)
 	defer b.active.Add(-n)
 	for m := b.most.Load(); now > m && !b.most.CompareAndSwap(m, now); m = b.most.Load() {
@@ -53,7 +56,7 @@ func (b *spyBucket) Get(ctx context.Context, key string, off, n int64) ([]byte, 
 	return b.Bucket.Get(ctx, key, off, n)
 }
 
-func (b *spyBucket) Append(ctx context.Context, dst []byte, key string) ([]byte, error) {
+func (b *spyBucket) Append(ctx context.Context, dst []byte, key string, once bool) ([]byte, error) {
 	data, err := b.Get(ctx, key, 0, -1)
 	return append(dst, data...), err
 }

@@ -33,7 +33,7 @@ type Writer struct {
 	cancel context.CancelCauseFunc
 
 	cut     cutter
-	pending []byte // the unfinished chunk
+	pending []byte // the object of the unfinished chunk; empty, or room for the header and data
 	// border is where in pending the last file begins, if the chunk may end there; 0
 	// otherwise.
 	border int
@@ -77,7 +77,7 @@ func (w *Writer) Write(p []byte) error {
 	for len(p) > 0 {
 		n, cut := w.cut.next(p)
 		if !cut {
-			w.append(p, w.grown(len(w.pending)+n))
+			w.append(p, w.grown(w.size()+n))
 			return nil
 		}
 		if err := w.finishChunk(p[:n]); err != nil {
@@ -99,13 +99,13 @@ func (w *Writer) Boundary() error {
 		return err
 	}
 	w.border = 0
-	switch n := len(w.pending); {
+	switch n := w.size(); {
 	case n < w.store.rule.min:
 	case n >= w.store.rule.norm:
 		w.cut.reset()
 		return w.finishChunk(nil)
 	default:
-		w.border = n // the next file decides, when it turns out to be large
+		w.border = len(w.pending) // the next file decides, when it turns out to be large
 	}
 	return nil
 }
@@ -208,11 +208,14 @@ func (w *Writer) keys() []string {
 	return keys
 }
 
-// grown is the capacity that pending should have for n bytes. Small streams stay
+// size is the number of bytes of the unfinished chunk.
+func (w *Writer) size() int { return max(len(w.pending)-headerSize, 0) }
+
+// grown is how many bytes pending should have room for when there are n. Small streams stay
 // small; a large one is moved a few times at most.
 func (w *Writer) grown(n int) int {
-	if n <= cap(w.pending) {
-		return cap(w.pending)
+	if headerSize+n <= cap(w.pending) {
+		return n
 	}
 	r := w.store.rule
 	for _, c := range [...]int{r.min / 8, r.min, r.norm + r.norm/2} {
@@ -223,12 +226,15 @@ func (w *Writer) grown(n int) int {
 	return r.max
 }
 
-// append adds p to pending, which gets at least the given capacity.
-func (w *Writer) append(p []byte, capacity int) {
-	if cap(w.pending) < capacity {
-		b := append(w.store.buffers.get(capacity), w.pending...)
+// append adds p to pending, which gets room for at least n bytes.
+func (w *Writer) append(p []byte, n int) {
+	if cap(w.pending) < headerSize+n {
+		b := append(w.store.buffers.get(headerSize+n), w.pending...)
 		w.store.buffers.put(w.pending)
 		w.pending = b
+	}
+	if len(w.pending) == 0 {
+		w.pending = w.pending[:headerSize]
 	}
 	w.pending = append(w.pending, p...)
 	w.offset += int64(len(p))
@@ -241,7 +247,7 @@ func (w *Writer) finishChunk(p []byte) error {
 	case <-w.ctx.Done():
 		return w.err()
 	}
-	size := len(w.pending) + len(p)
+	size := w.size() + len(p)
 	share := min(int64(size), w.store.memory)
 	// Only chunks under way hold a share, and each of them gets done without
 	// waiting for another: so every writer's turn comes.
@@ -250,7 +256,7 @@ func (w *Writer) finishChunk(p []byte) error {
 		return w.err()
 	}
 	w.append(p, size)
-	data := w.pending
+	object := w.pending
 	w.pending, w.border = nil, 0
 
 	w.mu.Lock()
@@ -260,20 +266,22 @@ func (w *Writer) finishChunk(p []byte) error {
 	w.hashing.Add(1)
 	w.wg.Go(func() {
 		defer func() { <-w.slots }()
-		if err := w.put(i, data, share); err != nil {
+		if err := w.put(i, object, share); err != nil {
 			w.cancel(err)
 		}
 	})
 	return nil
 }
 
-// put stores the i-th chunk. It gives back data and its share of the budget.
-func (w *Writer) put(i int, data []byte, share int64) error {
+// put stores the i-th chunk, whose object still lacks its header. It gives back the object and its share
+// of the budget.
+func (w *Writer) put(i int, object []byte, share int64) error {
 	s := w.store
 	defer func() {
-		s.buffers.put(data)
+		s.buffers.put(object)
 		s.budget.Release(share)
 	}()
+	data := object[headerSize:]
 	hash, err := w.sum(i, data)
 	if err != nil {
 		return err
@@ -294,16 +302,18 @@ func (w *Writer) put(i int, data []byte, share int64) error {
 		if !pays {
 			return
 		}
-		s.buffers.put(data)
-		data, compression = packed, compressed
+		s.buffers.put(object)
+		object, compression = packed, compressed
 	}); err != nil {
 		return err
 	}
-	if n := int64(len(data)); n < share {
+	if n := int64(len(object)); n < share {
 		s.budget.Release(share - n)
 		share = n
 	}
-	return s.bucket.Put(w.ctx, key, header(compression, size), data)
+	// In one piece, with its header, a large one can go to the disk past the page cache.
+	setHeader(object, compression, size)
+	return s.bucket.Put(w.ctx, key, object)
 }
 
 // sum gives the hash of the i-th chunk, and notes it.

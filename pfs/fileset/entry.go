@@ -154,9 +154,9 @@ func (s *Storage) read(ctx context.Context, p part, off int64, once bool) loan {
 	return l
 }
 
-// lendAhead is lend with a goroutine that reads one part ahead.
+// lendAhead is lend with a goroutine that has up to two parts read ahead.
 func (s *Storage) lendAhead(ctx context.Context, parts []part, off int64, once bool, fn func(b []byte, back func()) error) error {
-	ahead := make(chan loan)
+	ahead := make(chan chan loan, 1)
 	rctx, cancel := context.WithCancel(ctx)
 	var reader sync.WaitGroup
 	defer reader.Wait()
@@ -167,22 +167,22 @@ func (s *Storage) lendAhead(ctx context.Context, parts []part, off int64, once b
 			if i > 0 {
 				off = 0
 			}
-			l := s.read(rctx, p, off, once)
+			next := make(chan loan, 1)
 			select {
-			case ahead <- l:
+			case ahead <- next:
 			case <-rctx.Done():
 				return
 			}
-			if l.err != nil {
-				return
-			}
+			from := off
+			reader.Go(func() { next <- s.read(rctx, p, from, once) })
 		}
 	})
 	for range parts {
-		l, ok := <-ahead
+		next, ok := <-ahead
 		if !ok {
 			return ctx.Err()
 		}
+		l := <-next
 		if l.err != nil {
 			return l.err
 		}
