@@ -2,7 +2,7 @@
 // taken in the same run: raw etcd transactions, raw gRPC streams, raw disk. A
 // ratio survives a noisy machine better than a number of seconds does.
 //
-//	go run ./bench [-rounds 5] [-size 512] [-json out.json]
+//	go run ./bench [-rounds 5] [-size 512] [-keep] [-json out.json]
 //	go run ./bench -grow commits|files|repos|spouts [-up-to 10000]
 //
 // The daemon under test runs in a process of its own, on loopback, with its data
@@ -44,6 +44,7 @@ type result struct {
 // config is what the flags say.
 type config struct {
 	rounds int
+	keep   bool  // one daemon for all rounds
 	bulk   int64 // bytes of the big file
 	files  int
 	short  time.Duration
@@ -65,6 +66,7 @@ func main() {
 	var cfg config
 	mib := flag.Int64("size", 512, "size of the big file in MiB")
 	flag.IntVar(&cfg.rounds, "rounds", 5, "rounds; the median counts")
+	flag.BoolVar(&cfg.keep, "keep", false, "take all rounds with one daemon and its growing history, instead of a new one for each")
 	flag.IntVar(&cfg.files, "files", 20000, "files of 1 KiB in one commit")
 	flag.DurationVar(&cfg.short, "time", 2*time.Second, "time for each measurement that counts operations")
 	flag.StringVar(&cfg.dir, "dir", os.TempDir(), "where the data goes")
@@ -119,37 +121,76 @@ type measurement struct {
 	run               func(ctx context.Context) (float64, error)
 }
 
+// bed is what a round is taken with.
+type bed struct {
+	floors *floors
+	daemon *daemon
+}
+
+// makeBed starts everything anew, with its data below dir.
+func makeBed(ctx context.Context, dir string, cfg config) (*bed, error) {
+	f, err := startFloors(ctx, filepath.Join(dir, "floor"), cfg)
+	if err != nil {
+		return nil, err
+	}
+	d, err := startDaemon(ctx, filepath.Join(dir, "pachd"), cfg)
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	return &bed{floors: f, daemon: d}, nil
+}
+
+func (b *bed) close() {
+	b.daemon.close()
+	b.floors.close()
+}
+
+// measurements are those of the floors, then those of the daemon that are wanted.
+func (b *bed) measurements() []measurement {
+	ms := b.floors.measurements()
+	for _, m := range b.daemon.measurements() {
+		if only := b.daemon.cfg.only; only == nil || only.MatchString(m.name) {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
 // measure runs every measurement once a round, so that a slow minute of the
-// machine touches a figure and its floor alike.
+// machine touches a figure and its floor alike. The rounds are equal: each has a daemon and floors
+// of its own, unless they are to be kept.
 func measure(ctx context.Context, cfg config) ([]result, error) {
 	dir, err := os.MkdirTemp(cfg.dir, "pachd-bench-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	floors, err := startFloors(ctx, filepath.Join(dir, "floor"), cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer floors.close()
-	daemon, err := startDaemon(ctx, filepath.Join(dir, "pachd"), cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer daemon.close()
-
-	ms := floors.measurements()
-	for _, m := range daemon.measurements() {
-		if cfg.only == nil || cfg.only.MatchString(m.name) {
-			ms = append(ms, m)
+	var b *bed
+	defer func() {
+		if b != nil {
+			b.close()
 		}
-	}
-	values, spent := make([][]float64, len(ms)), make([][]float64, len(ms))
+	}()
+	var ms []measurement
+	var values, spent [][]float64
 	for round := range cfg.rounds {
-		daemon.round = round + 1
+		if b == nil || !cfg.keep {
+			if b != nil {
+				b.close()
+			}
+			if b, err = makeBed(ctx, filepath.Join(dir, fmt.Sprint(round+1)), cfg); err != nil {
+				return nil, err
+			}
+			ms = b.measurements()
+		}
+		if values == nil {
+			values, spent = make([][]float64, len(ms)), make([][]float64, len(ms))
+		}
+		b.daemon.round = round + 1
 		for i, m := range ms {
 			runtime.GC()
-			v, cpu, err := daemon.take(ctx, m, round == cfg.rounds-1)
+			v, cpu, err := b.daemon.take(ctx, m, round == cfg.rounds-1)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", m.name, err)
 			}
