@@ -159,17 +159,21 @@ func (tx *Txn) makeCommit(brec *recordpb.BranchRecord, parent *recordpb.CommitRe
 	}
 	if parent != nil {
 		rec.Info.ParentCommit = &pfspb.Commit{Repo: repo, Id: parent.Info.Commit.Id}
-		tx.Put(childKey(repo, parent.Info.Commit.Id, id), nil)
 	}
 	rec.Layers = base.GetLayers()
 	rec.Info.SizeBytesUpperBound = base.GetInfo().GetSizeBytesUpperBound()
 	if opt.fill != nil {
 		opt.fill(rec)
 	}
+	if parent != nil {
+		if err := tx.addChild(repo, parent.Info.Commit.Id, id); err != nil {
+			return nil, err
+		}
+	}
 	if err := tx.putCommit(rec); err != nil {
 		return nil, err
 	}
-	tx.Put(idKey(id, repo), []byte(rec.Order))
+	tx.Put(idKey(id, repo), idValue(rec.Order, ""))
 	for _, p := range opt.provenance {
 		// Every commit of a spout comes from its spec commit: an index of these would
 		// be a second list of the output repo's commits, so direct_subvenance of a
@@ -372,13 +376,19 @@ func (tx *Txn) commitInfo(rec *recordpb.CommitRecord) (*pfspb.CommitInfo, error)
 
 // commitInfos is commitInfo for several commits, whose relations it reads at once.
 func (tx *Txn) commitInfos(recs []*recordpb.CommitRecord) ([]*pfspb.CommitInfo, error) {
-	prefixes := make([]string, 0, 2*len(recs))
-	for _, rec := range recs {
+	commits := make([]*pfspb.Commit, len(recs))
+	prefixes := make([]string, 2*len(recs))
+	for i, rec := range recs {
 		c := rec.Info.Commit
-		prefixes = append(prefixes, childKey(c.Repo, c.Id, ""), subvPrefix+repoKey(c.Repo)+"/"+c.Id+"/")
+		commits[i] = c
+		prefixes[i], prefixes[len(recs)+i] = childKey(c.Repo, c.Id, ""), subvPrefix+repoKey(c.Repo)+"/"+c.Id+"/"
 	}
 	below, err := tx.Below(prefixes, false)
 	if err != nil {
+		return nil, err
+	}
+	children, subvenance := below[:len(recs)], below[len(recs):]
+	if err := tx.addFirst(commits, children, false); err != nil {
 		return nil, err
 	}
 	infos := make([]*pfspb.CommitInfo, len(recs))
@@ -386,10 +396,10 @@ func (tx *Txn) commitInfos(recs []*recordpb.CommitRecord) ([]*pfspb.CommitInfo, 
 		info := proto.CloneOf(rec.Info)
 		repo := info.Commit.Repo
 		info.Commit, info.ParentCommit = stripCommit(info.Commit), stripCommit(info.ParentCommit)
-		for _, id := range below[2*i] {
+		for _, id := range children[i] {
 			info.ChildCommits = append(info.ChildCommits, &pfspb.Commit{Repo: repo, Id: id})
 		}
-		for _, key := range below[2*i+1] {
+		for _, key := range subvenance[i] {
 			if sub, key, ok := strings.Cut(key, "/"); ok {
 				info.DirectSubvenance = append(info.DirectSubvenance, &pfspb.Commit{Repo: parseRepoKey(key), Id: sub})
 			}

@@ -166,7 +166,7 @@ func (tx *Txn) newestOfSet(rec *recordpb.CommitRecord, listed map[string]bool) (
 		if !listed[key] {
 			continue
 		}
-		if order := string(kv.Value); order > rec.Order || order == rec.Order && key < own {
+		if order, _ := parseIDValue(kv.Value); order > rec.Order || order == rec.Order && key < own {
 			return false, nil
 		}
 	}

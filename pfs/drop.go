@@ -63,7 +63,9 @@ func (tx *Txn) dropAll(recs []*recordpb.CommitRecord) error {
 				return err
 			}
 		}
-		tx.removeCommit(rec)
+		if err := tx.removeCommit(rec); err != nil {
+			return err
+		}
 	}
 	return h.giveAll()
 }

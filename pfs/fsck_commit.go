@@ -51,11 +51,11 @@ func (c *check) commits(ctx context.Context) error {
 // links checks what a commit says of others and the indexes of it.
 func (c *check) links(tx *Txn, rec *recordpb.CommitRecord) error {
 	me := rec.Info.Commit
-	order, ok, err := tx.Get(idKey(me.Id, me.Repo))
+	value, _, err := tx.Get(idKey(me.Id, me.Repo))
 	if err != nil {
 		return err
 	}
-	if !ok || string(order) != rec.Order {
+	if order, _ := parseIDValue(value); order != rec.Order {
 		if err := c.fault("commit %s is not found by its id", CommitName(me)); err != nil {
 			return err
 		}
@@ -68,9 +68,11 @@ func (c *check) links(tx *Txn, rec *recordpb.CommitRecord) error {
 				return err
 			}
 		}
-		if _, ok, err := tx.Get(childKey(me.Repo, p.Id, me.Id)); err != nil {
+		known, err := tx.hasChild(me.Repo, p.Id, me.Id)
+		if err != nil {
 			return err
-		} else if !ok {
+		}
+		if !known {
 			if err := c.fault("commit %s is not among the children of its parent %s", CommitName(me), p.Id); err != nil {
 				return err
 			}

@@ -96,7 +96,8 @@ func (c *check) provenance(tx *Txn, rec *recordpb.BranchRecord) error {
 	return nil
 }
 
-// ids checks that every entry of the id index leads to a commit with that id.
+// ids checks that every entry of the id index leads to a commit with that id, and to
+// a child of it if it names one.
 func (c *check) ids(ctx context.Context) error {
 	return c.pages(ctx, idPrefix, false, func(tx *Txn, kv store.KV) error {
 		id, key, _ := strings.Cut(strings.TrimPrefix(kv.Key, idPrefix), "/")
@@ -107,18 +108,22 @@ func (c *check) ids(ctx context.Context) error {
 		if ok, err := c.owned(tx, repo, kv.Key); err != nil || !ok {
 			return err
 		}
-		rec, ok, err := c.s.commits.Get(tx.Txn, commitKey(repo, string(kv.Value)))
+		order, child := parseIDValue(kv.Value)
+		rec, ok, err := c.s.commits.Get(tx.Txn, commitKey(repo, order))
 		if err != nil {
 			return err
 		}
 		if !ok || rec.GetInfo().GetCommit().GetId() != id {
-			return c.fault("key %s leads to %s, where no such commit is", kv.Key, kv.Value)
+			return c.fault("key %s leads to %s, where no such commit is", kv.Key, order)
 		}
-		return nil
+		if child == "" {
+			return nil
+		}
+		return c.child(tx, rec.Info.Commit, child)
 	}, nil)
 }
 
-// children checks that every entry of the child index leads to a child.
+// children checks that every entry of the index of further children leads to a child.
 func (c *check) children(ctx context.Context) error {
 	return c.pages(ctx, childPrefix, true, func(tx *Txn, kv store.KV) error {
 		parts := strings.Split(strings.TrimPrefix(kv.Key, childPrefix), "/")
@@ -129,18 +134,23 @@ func (c *check) children(ctx context.Context) error {
 		if ok, err := c.owned(tx, repo, kv.Key); err != nil || !ok {
 			return err
 		}
-		child, ok, err := tx.lookup(repo, parts[4])
-		if err != nil {
-			return err
-		}
-		if !ok {
-			return c.fault("commit %s has the child %s, which does not exist", CommitName(&pfspb.Commit{Repo: repo, Id: parts[3]}), parts[4])
-		}
-		if child.Info.GetParentCommit().GetId() != parts[3] {
-			return c.fault("commit %s has the child %s, whose parent is %q", CommitName(&pfspb.Commit{Repo: repo, Id: parts[3]}), parts[4], child.Info.GetParentCommit().GetId())
-		}
-		return nil
+		return c.child(tx, &pfspb.Commit{Repo: repo, Id: parts[3]}, parts[4])
 	}, nil)
+}
+
+// child checks that a commit which an index names as a child is one.
+func (c *check) child(tx *Txn, parent *pfspb.Commit, id string) error {
+	child, ok, err := tx.lookup(parent.Repo, id)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return c.fault("commit %s has the child %s, which does not exist", CommitName(parent), id)
+	}
+	if p := child.Info.GetParentCommit().GetId(); p != parent.Id {
+		return c.fault("commit %s has the child %s, whose parent is %q", CommitName(parent), id, p)
+	}
+	return nil
 }
 
 // subvenance checks that every entry of the subvenance index leads to a commit that

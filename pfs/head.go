@@ -42,9 +42,9 @@ func (tx *Txn) Heads(branches []*pfspb.Branch) ([]Head, error) {
 	if values, err = tx.GetMulti(keys, true); err != nil {
 		return nil, err
 	}
-	for k, order := range values {
-		if order != nil {
-			heads[of[k]].Started = time.Unix(0, orderTime(string(order)))
+	for k, value := range values {
+		if order, _ := parseIDValue(value); order != "" {
+			heads[of[k]].Started = time.Unix(0, orderTime(order))
 		}
 	}
 	return heads, nil

@@ -205,6 +205,9 @@ func (h *history) end() {
 			}
 			if strings.HasSuffix(kv.Key, repoKey(h.repo)) {
 				ids--
+				if _, child := parseIDValue(kv.Value); child != "" {
+					children--
+				}
 			}
 		}
 		for _, err := range tx.Scan(childPrefix+repoKey(h.repo)+"/", store.ScanOptions{}) {
@@ -216,7 +219,7 @@ func (h *history) end() {
 		return nil
 	})
 	if err != nil || ids != 0 || children != 0 {
-		h.fatalf("ids missing: %d, child keys missing: %d, %v", ids, children, err)
+		h.fatalf("ids missing: %d, children missing: %d, %v", ids, children, err)
 	}
 }
 

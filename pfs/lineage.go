@@ -56,11 +56,11 @@ func (tx *Txn) lineage(repo *pfspb.Repo, recs []*recordpb.CommitRecord) (*lineag
 
 // loadChildren reads the children of commits, and returns those that were not known.
 func (l *lineage) loadChildren(recs []*recordpb.CommitRecord) ([]*recordpb.CommitRecord, error) {
-	prefixes := make([]string, len(recs))
+	commits := make([]*pfspb.Commit, len(recs))
 	for i, rec := range recs {
-		prefixes[i] = childKey(l.repo, rec.Info.Commit.Id, "")
+		commits[i] = rec.Info.Commit
 	}
-	below, err := l.tx.Below(prefixes, true)
+	below, err := l.tx.childIDs(commits, true)
 	if err != nil {
 		return nil, err
 	}
@@ -91,9 +91,9 @@ func (tx *Txn) commits(repo *pfspb.Repo, ids []string) ([]*recordpb.CommitRecord
 		return nil, err
 	}
 	keys = keys[:0]
-	for _, order := range orders {
-		if order != nil {
-			keys = append(keys, commitPrefix+commitKey(repo, string(order)))
+	for _, value := range orders {
+		if order, _ := parseIDValue(value); order != "" {
+			keys = append(keys, commitPrefix+commitKey(repo, order))
 		}
 	}
 	if _, err := tx.GetMulti(keys, false); err != nil {
@@ -187,17 +187,23 @@ func (l *lineage) write() error {
 			rec.Info.ParentCommit = parent
 			delete(l.stored, id)
 		}
-		l.tx.removeCommit(rec)
+		if err := l.tx.removeCommit(rec); err != nil {
+			return err
+		}
 	}
 	for id, was := range l.stored {
 		child := l.recs[id]
-		l.tx.Delete(childKey(l.repo, was.Id, id))
+		if err := l.tx.dropChild(l.repo, was.Id, id); err != nil {
+			return err
+		}
 		if parent := child.Info.ParentCommit; parent != nil {
 			// Read only to conflict with a transaction that removes it.
 			if _, err := l.tx.commit(l.repo, parent.Id); err != nil {
 				return err
 			}
-			l.tx.Put(childKey(l.repo, parent.Id, id), nil)
+			if err := l.tx.addChild(l.repo, parent.Id, id); err != nil {
+				return err
+			}
 		}
 		if err := l.tx.putCommit(child); err != nil {
 			return err

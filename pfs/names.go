@@ -178,10 +178,10 @@ func branchKey(b *pfspb.Branch) string { return repoKey(b.GetRepo()) + "/" + b.G
 // commitKey is the key of a commit in s.commits.
 func commitKey(repo *pfspb.Repo, order string) string { return repoKey(repo) + "/" + order }
 
-// idKey leads from a commit id to the commit's order.
+// idKey leads from a commit id to the commit's order and its first child, see idValue.
 func idKey(id string, repo *pfspb.Repo) string { return idPrefix + id + "/" + repoKey(repo) }
 
-// childKey says that child was made on parent.
+// childKey says that child was made on parent, which had another child before.
 func childKey(repo *pfspb.Repo, parent, child string) string {
 	return childPrefix + repoKey(repo) + "/" + parent + "/" + child
 }

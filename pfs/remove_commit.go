@@ -18,18 +18,20 @@ import (
 // commit has any more are garbage.
 //
 // Whoever makes a commit the head of a branch or the parent of another writes to
-// the commit's record or below its child key. A transaction that removes a commit
-// compares both, and therefore need not compare all branches of a busy repo.
+// the commit's record, to its place in the id index or below its child key. A transaction that
+// removes a commit compares all of them, and therefore need not compare all branches of a busy repo.
 
 // removeCommit takes away a commit's record and its place in all indexes. Its
 // children, what is made from it and the heads of branches are the caller's.
-func (tx *Txn) removeCommit(rec *recordpb.CommitRecord) {
+func (tx *Txn) removeCommit(rec *recordpb.CommitRecord) error {
 	c := rec.Info.Commit
+	if p := rec.Info.ParentCommit; p != nil {
+		if err := tx.dropChild(c.Repo, p.Id, c.Id); err != nil {
+			return err
+		}
+	}
 	tx.s.commits.Delete(tx.Txn, commitKey(c.Repo, rec.Order))
 	tx.Delete(idKey(c.Id, c.Repo))
-	if p := rec.Info.ParentCommit; p != nil {
-		tx.Delete(childKey(c.Repo, p.Id, c.Id))
-	}
 	for _, p := range rec.Info.DirectProvenance {
 		if p.Repo.Type != SpecType {
 			tx.Delete(subvKey(p, c))
@@ -41,21 +43,18 @@ func (tx *Txn) removeCommit(rec *recordpb.CommitRecord) {
 	if rec.Policy != nil {
 		tx.s.dues.Delete(tx.Txn, dueKey(rec))
 	}
+	return nil
 }
 
 // children returns the commits made on one; the transaction conflicts with
 // changes to them and with new ones.
 func (tx *Txn) children(c *pfspb.Commit) ([]*recordpb.CommitRecord, error) {
-	var ids []string
-	prefix := childKey(c.Repo, c.Id, "")
-	for kv, err := range tx.Scan(prefix, store.ScanOptions{KeysOnly: true, Check: true}) {
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, kv.Key[len(prefix):])
+	ids, err := tx.childIDs([]*pfspb.Commit{c}, true)
+	if err != nil {
+		return nil, err
 	}
 	var recs []*recordpb.CommitRecord
-	for _, id := range ids {
+	for _, id := range ids[0] {
 		rec, err := tx.commit(c.Repo, id)
 		if err != nil {
 			return nil, err

@@ -149,10 +149,11 @@ func (tx *Txn) countedFrom(brec *recordpb.BranchRecord) (string, error) {
 
 // peek is lookup without a comparison at the commit; nil if there is no such commit.
 func (tx *Txn) peek(repo *pfspb.Repo, id string) (*recordpb.CommitRecord, error) {
-	order, ok, err := tx.Peek(idKey(id, repo))
+	value, ok, err := tx.Peek(idKey(id, repo))
 	if err != nil || !ok {
 		return nil, err
 	}
-	rec, _, err := tx.s.commits.Peek(tx.Txn, commitKey(repo, string(order)))
+	order, _ := parseIDValue(value)
+	rec, _, err := tx.s.commits.Peek(tx.Txn, commitKey(repo, order))
 	return rec, err
 }

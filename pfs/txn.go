@@ -175,7 +175,8 @@ func (tx *Txn) lookup(repo *pfspb.Repo, id string) (*recordpb.CommitRecord, bool
 	if found[1] == nil {
 		return nil, false, nil
 	}
-	return tx.s.commits.Get(tx.Txn, commitKey(repo, string(found[1])))
+	order, _ := parseIDValue(found[1])
+	return tx.s.commits.Get(tx.Txn, commitKey(repo, order))
 }
 
 // setHead makes a commit that exists already the head of a branch. Storing that
