@@ -10,7 +10,7 @@ import (
 )
 
 // DefaultMemoryLimit is what pachd gives as Config.MemoryLimit.
-const DefaultMemoryLimit = 192 << 20
+const DefaultMemoryLimit = 224 << 20
 
 // spared is what a small daemon does without of what a large one gets on top.
 const spared = 128 << 20
