@@ -77,6 +77,10 @@ func (b *blobBucket) Get(ctx context.Context, key string, off, n int64) ([]byte,
 	return data, nil
 }
 
+func (b *blobBucket) PutBulk(ctx context.Context, key string, object []byte) error {
+	return b.Put(ctx, key, object)
+}
+
 func (b *blobBucket) Append(ctx context.Context, dst []byte, key string, _ bool) ([]byte, error) {
 	data, err := b.Get(ctx, key, 0, -1)
 	if err != nil {

@@ -30,6 +30,8 @@ type Bucket interface {
 	// Sync of the key, begun after Put returned, has returned. Parts may be reused
 	// after Put.
 	Put(ctx context.Context, key string, parts ...[]byte) error
+	// PutBulk is Put of a large object that is part of much data: it need not stay in any cache.
+	PutBulk(ctx context.Context, key string, object []byte) error
 	// Begin is Put of an object that comes piece by piece: it writes to nothing that
 	// others see before the object's Put. The caller ends it with Put or Abort; the
 	// context must last until then.
@@ -38,9 +40,9 @@ type Bucket interface {
 	// beyond the end is cut short, possibly to nothing. The caller owns the result.
 	// A missing key gives an error that is ErrNotFound.
 	Get(ctx context.Context, key string, off, n int64) ([]byte, error)
-	// Append is Get of a whole object: it appends it to dst, which grows if it has to. Once
-	// says that it is not likely to be read again soon, so that no cache need keep it.
-	Append(ctx context.Context, dst []byte, key string, once bool) ([]byte, error)
+	// Append is Get of a whole object: it appends it to dst, which grows if it has to. Bulk is
+	// as for PutBulk.
+	Append(ctx context.Context, dst []byte, key string, bulk bool) ([]byte, error)
 	// Exists tells whether Get would find the key.
 	Exists(ctx context.Context, key string) (bool, error)
 	// Delete removes the key. A missing key is no error.

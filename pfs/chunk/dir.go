@@ -151,11 +151,11 @@ func (b *dirBucket) Get(ctx context.Context, key string, off, n int64) ([]byte, 
 	})
 }
 
-func (b *dirBucket) Append(ctx context.Context, dst []byte, key string, once bool) ([]byte, error) {
+func (b *dirBucket) Append(ctx context.Context, dst []byte, key string, bulk bool) ([]byte, error) {
 	return b.get(ctx, key, func(f *os.File, size int64) ([]byte, error) {
 		n := len(dst)
 		dst := slices.Grow(dst, int(size))[:n+int(size)]
-		if once && n == 0 && readDirect(f, dst) {
+		if bulk && n == 0 && readDirect(f, dst) {
 			return dst, nil
 		}
 		_, err := io.ReadFull(io.NewSectionReader(f, 0, size), dst[n:])

@@ -10,8 +10,7 @@ import (
 )
 
 const (
-	// directSize is the size from which objects go past the page cache of the system: copying
-	// them there takes more processor time than the disk needs, and drives out what is read more often.
+	// directSize is the least size of an object that goes past the page cache.
 	directSize = MinSize
 	// directAlign is what places in memory and in the file are a multiple of then. It is
 	// enough for all disks.

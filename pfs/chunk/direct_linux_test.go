@@ -45,7 +45,13 @@ func TestDirBucket_ObjectsOfAllSizes(t *testing.T) {
 			"several pieces": {data[:size/3], data[size/3 : size/2], data[size/2:]},
 		} {
 			key := fmt.Sprintf("%d/%s", size, name)
-			if err := b.Put(t.Context(), key, parts...); err != nil {
+			var err error
+			if len(parts) == 1 {
+				err = b.PutBulk(t.Context(), key, parts[0])
+			} else {
+				err = b.Put(t.Context(), key, parts...)
+			}
+			if err != nil {
 				t.Fatalf("put %s: %v", key, err)
 			}
 			for _, once := range []bool{false, true} {
@@ -76,7 +82,7 @@ func TestDirect(t *testing.T) {
 	}
 	defer b.Close()
 	data := append((&buffers{}).get(3<<20), randomBytes(t, 3<<20-100)...)
-	if err := b.Put(t.Context(), "object", data); err != nil {
+	if err := b.PutBulk(t.Context(), "object", data); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(filepath.Join(dir, "object"))
@@ -85,20 +91,20 @@ func TestDirect(t *testing.T) {
 	}
 	defer f.Close()
 	if inPageCache(f, len(data)) {
-		t.Error("a large object that was written is in the page cache")
+		t.Error("bulk that was written is in the page cache")
 	}
 	got := (&buffers{}).get(len(data))[:len(data)]
 	if !readDirect(f, got) || !bytes.Equal(got, data) {
-		t.Fatal("a large object is not read past the page cache, or wrongly")
+		t.Fatal("bulk is not read past the page cache, or wrongly")
 	}
 	if inPageCache(f, len(data)) {
-		t.Error("a large object that was read once is in the page cache")
+		t.Error("bulk that was read is in the page cache")
 	}
 	if _, err := b.Append(t.Context(), nil, "object", false); err != nil {
 		t.Fatal(err)
 	}
 	if !inPageCache(f, len(data)) {
-		t.Error("a large object that is likely to be read again is not in the page cache")
+		t.Error("what is read as no bulk is not in the page cache")
 	}
 	if readDirect(f, got) {
 		t.Error("it is in the page cache, and the disk was asked")
@@ -118,14 +124,13 @@ func TestDirect_Refused(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := append((&buffers{}).get(len(want)), want[3:]...)
-	o := &osFile{File: f}
-	if n, err := o.Write(data); n != len(data) || err != nil {
-		t.Fatalf("write at an odd place: %d, %v", n, err)
+	n, err := writeDirect(f, data)
+	if err != nil {
+		t.Fatalf("write at an odd place: %v", err)
 	}
-	if n, err := o.Write([]byte("more")); n != 4 || err != nil {
-		t.Fatalf("write more: %d, %v", n, err)
+	if _, err := f.Write(data[n:]); err != nil {
+		t.Fatalf("write the rest: %v", err)
 	}
-	want = append(want, "more"...)
 	got, err := io.ReadAll(io.NewSectionReader(f, 0, int64(len(want))+1))
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("%d other bytes, %v", len(got), err)
@@ -144,7 +149,7 @@ func TestDirect_Truncated(t *testing.T) {
 	}
 	defer b.Close()
 	data := append((&buffers{}).get(1<<20), randomBytes(t, 1<<20)...)
-	if err := b.Put(t.Context(), "object", data); err != nil {
+	if err := b.PutBulk(t.Context(), "object", data); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "object"), os.O_RDWR, 0)
@@ -157,5 +162,51 @@ func TestDirect_Truncated(t *testing.T) {
 	}
 	if readDirect(f, data) {
 		t.Error("a file of half the size was read whole")
+	}
+}
+
+// TestWriter_MuchDataIsBulk: the page cache has the beginning of a long stream, where the file
+// system can do otherwise not what comes later.
+func TestWriter_MuchDataIsBulk(t *testing.T) {
+	dir := t.TempDir()
+	direct := canDirect(t, dir)
+	b, err := OpenDir(filepath.Join(dir, "objects"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	s := NewStore(b, Options{})
+	data := randomBytes(t, BulkSize+4*MaxSize)
+	w := s.NewWriter(t.Context(), nil)
+	if err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	x, err := w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs := x.AppendRefs(nil, 0, x.Size())
+	cached := func(ref Ref) bool {
+		f, err := os.Open(filepath.Join(dir, "objects", filepath.FromSlash(ref.Hash.Key())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		return inPageCache(f, int(ref.Size))
+	}
+	if !cached(refs[0]) {
+		t.Error("the first chunk is not in the page cache")
+	}
+	for i, off := 0, 0; i < len(refs); i++ {
+		ref := refs[i]
+		if direct && off > BulkSize && ref.Size >= directSize && cached(ref) {
+			t.Errorf("chunk %d, from byte %d on, is in the page cache", i, off)
+		}
+		got, back, err := s.Borrow(t.Context(), ref, true)
+		if err != nil || !bytes.Equal(got, data[off:off+int(ref.Len)]) {
+			t.Fatalf("chunk %d: %d other bytes, %v", i, len(got), err)
+		}
+		back()
+		off += int(ref.Len)
 	}
 }

@@ -34,11 +34,7 @@ type file interface {
 type osFS struct{}
 
 func (osFS) Create(name string) (file, error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return &osFile{File: f}, nil
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 func (osFS) Rename(from, to string) error               { return os.Rename(from, to) }
 func (osFS) Remove(name string) error                   { return os.Remove(name) }
@@ -46,25 +42,6 @@ func (osFS) Mkdir(name string) error                    { return os.Mkdir(name, 
 func (osFS) Open(name string) (*os.File, error)         { return os.Open(name) }
 func (osFS) Stat(name string) (fs.FileInfo, error)      { return os.Stat(name) }
 func (osFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
-
-// osFile is a file of the operating system. A large object, written at once, goes to the disk past the page cache.
-type osFile struct {
-	*os.File
-	begun bool
-}
-
-func (f *osFile) Write(p []byte) (n int, err error) {
-	if !f.begun {
-		n, err = writeDirect(f.File, p)
-	}
-	f.begun = true
-	if err == nil {
-		var rest int
-		rest, err = f.File.Write(p[n:])
-		n += rest
-	}
-	return n, err
-}
 
 func (osFS) SyncDir(name string) error {
 	d, err := os.Open(name)

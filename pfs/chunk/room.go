@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// WithRoom gives a bucket whose Put and Begin first ask room and fail with its error, if
+// WithRoom gives a bucket whose Put, PutBulk and Begin first ask room and fail with its error, if
 // there is one, before anything is written.
 func WithRoom(b Bucket, room func() error) Bucket { return &roomBucket{Bucket: b, room: room} }
 
@@ -19,6 +19,13 @@ func (b *roomBucket) Put(ctx context.Context, key string, parts ...[]byte) error
 		return fmt.Errorf("put object %s: %w", key, err)
 	}
 	return b.Bucket.Put(ctx, key, parts...)
+}
+
+func (b *roomBucket) PutBulk(ctx context.Context, key string, object []byte) error {
+	if err := b.room(); err != nil {
+		return fmt.Errorf("put object %s: %w", key, err)
+	}
+	return b.Bucket.PutBulk(ctx, key, object)
 }
 
 func (b *roomBucket) Begin(ctx context.Context, key string) (Object, error) {

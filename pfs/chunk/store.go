@@ -100,12 +100,13 @@ func (s *Store) lent(c *cached, ref Ref) (data []byte, back func(), err error) {
 	return data, func() { s.cache.back(c) }, nil
 }
 
-// Borrow is Lend of most of a chunk, once: what is not in the cache does not come there.
-func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), err error) {
+// Borrow is Lend of most of a chunk, once: what is not in the cache does not come there. Bulk is as
+// for Bucket.PutBulk.
+func (s *Store) Borrow(ctx context.Context, ref Ref, bulk bool) (data []byte, back func(), err error) {
 	if c := s.cache.peek(ref.Hash); c != nil {
 		return s.lent(c, ref)
 	}
-	whole, memory, err := s.loadBuffered(ctx, ref, true)
+	whole, memory, err := s.loadBuffered(ctx, ref, bulk)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,14 +116,14 @@ func (s *Store) Borrow(ctx context.Context, ref Ref) (data []byte, back func(), 
 	return data, func() { s.buffers.put(memory) }, nil
 }
 
-// loadBuffered fetches and checks the chunk of ref. Memory is what it lies in, for buffers. Once is
-// as for Bucket.Append.
-func (s *Store) loadBuffered(ctx context.Context, ref Ref, once bool) (whole, memory []byte, err error) {
+// loadBuffered fetches and checks the chunk of ref. Memory is what it lies in, for buffers. Bulk is
+// as for Bucket.PutBulk.
+func (s *Store) loadBuffered(ctx context.Context, ref Ref, bulk bool) (whole, memory []byte, err error) {
 	if ref.Size > maxRawSize {
 		return nil, nil, &CorruptError{Hash: ref.Hash, Reason: fmt.Sprintf("no chunk has %d bytes", ref.Size)}
 	}
 	buffer := s.buffers.get(int(ref.Size) + headerSize)
-	if whole, err = s.fetch(ctx, ref.Hash, buffer, once, s.buffers.get); err != nil {
+	if whole, err = s.fetch(ctx, ref.Hash, buffer, bulk, s.buffers.get); err != nil {
 		return nil, nil, err
 	}
 	if len(whole) > 0 && &whole[0] == &buffer[:headerSize+1][headerSize] {
@@ -139,12 +140,12 @@ func (s *Store) load(ctx context.Context, h Hash) ([]byte, error) {
 
 // fetch is load of an object that fits into dst, and of a chunk that lies there too
 // or in what buffer gives.
-func (s *Store) fetch(ctx context.Context, h Hash, dst []byte, once bool, buffer func(int) []byte) ([]byte, error) {
+func (s *Store) fetch(ctx context.Context, h Hash, dst []byte, bulk bool, buffer func(int) []byte) ([]byte, error) {
 	if err := s.loads.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("read chunk %s: %w", h, err)
 	}
 	defer s.loads.Release(1)
-	object, err := s.bucket.Append(ctx, dst, h.Key(), once)
+	object, err := s.bucket.Append(ctx, dst, h.Key(), bulk)
 	if errors.Is(err, ErrNotFound) {
 		return nil, &MissingError{Hash: h}
 	}

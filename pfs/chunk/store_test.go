@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -56,7 +57,7 @@ func (b *spyBucket) Get(ctx context.Context, key string, off, n int64) ([]byte, 
 	return b.Bucket.Get(ctx, key, off, n)
 }
 
-func (b *spyBucket) Append(ctx context.Context, dst []byte, key string, once bool) ([]byte, error) {
+func (b *spyBucket) Append(ctx context.Context, dst []byte, key string, bulk bool) ([]byte, error) {
 	data, err := b.Get(ctx, key, 0, -1)
 	return append(dst, data...), err
 }
@@ -258,7 +259,11 @@ func TestRead_DamageIsNoticed(t *testing.T) {
 	b := newSpy(t)
 	s := NewStore(b, Options{CacheBytes: -1})
 	t.Run("lend", func(t *testing.T) { damageIsNoticed(t, b, s, s.Lend) })
-	t.Run("borrow", func(t *testing.T) { damageIsNoticed(t, b, s, s.Borrow) })
+	for _, bulk := range []bool{false, true} {
+		t.Run(fmt.Sprintf("borrow, bulk %v", bulk), func(t *testing.T) {
+			damageIsNoticed(t, b, s, func(ctx context.Context, ref Ref) ([]byte, func(), error) { return s.Borrow(ctx, ref, bulk) })
+		})
+	}
 }
 
 func damageIsNoticed(t *testing.T, b *spyBucket, s *Store, lend func(context.Context, Ref) ([]byte, func(), error)) {
@@ -445,7 +450,7 @@ func TestLend_StaysUntilItIsGivenBack(t *testing.T) {
 				back := func() {}
 				switch kind := random.IntN(10); {
 				case kind < 2:
-					data, back, err = s.Borrow(ctx, refs[i])
+					data, back, err = s.Borrow(ctx, refs[i], i%2 == 0)
 				case kind < 3 && n < 1000:
 					data, _, err = s.Lend(ctx, refs[i])
 					read = append(read, piece{data, expected})

@@ -8,6 +8,11 @@ import (
 	"sync"
 )
 
+// BulkSize is the size in bytes from which a stream counts as much data. What comes after so much of
+// it is written past the page cache of the system, where copying takes more processor time than the
+// disk needs and drives out what is read more often.
+const BulkSize = 64 << 20
+
 // writerParallel bounds the chunks of one writer that are under way.
 const writerParallel = 8
 
@@ -255,6 +260,7 @@ func (w *Writer) finishChunk(p []byte) error {
 		<-w.slots
 		return w.err()
 	}
+	bulk := w.offset >= BulkSize
 	w.append(p, size)
 	object := w.pending
 	w.pending, w.border = nil, 0
@@ -266,7 +272,7 @@ func (w *Writer) finishChunk(p []byte) error {
 	w.hashing.Add(1)
 	w.wg.Go(func() {
 		defer func() { <-w.slots }()
-		if err := w.put(i, object, share); err != nil {
+		if err := w.put(i, object, share, bulk); err != nil {
 			w.cancel(err)
 		}
 	})
@@ -274,8 +280,8 @@ func (w *Writer) finishChunk(p []byte) error {
 }
 
 // put stores the i-th chunk, whose object still lacks its header. It gives back the object and its share
-// of the budget.
-func (w *Writer) put(i int, object []byte, share int64) error {
+// of the budget. Bulk is as for Bucket.PutBulk.
+func (w *Writer) put(i int, object []byte, share int64, bulk bool) error {
 	s := w.store
 	defer func() {
 		s.buffers.put(object)
@@ -311,8 +317,10 @@ func (w *Writer) put(i int, object []byte, share int64) error {
 		s.budget.Release(share - n)
 		share = n
 	}
-	// In one piece, with its header, a large one can go to the disk past the page cache.
 	setHeader(object, compression, size)
+	if bulk {
+		return s.bucket.PutBulk(w.ctx, key, object)
+	}
 	return s.bucket.Put(w.ctx, key, object)
 }
 

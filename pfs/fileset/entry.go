@@ -114,10 +114,10 @@ func (s *Storage) lend(ctx context.Context, parts []part, off int64, fn func(b [
 		size += p.size()
 	}
 	if len(parts) > 1 && size-off >= readAhead {
-		return s.lendAhead(ctx, parts, off, size-off >= readOnce, fn)
+		return s.lendAhead(ctx, parts, off, size-off, fn)
 	}
 	for _, p := range parts {
-		l := s.read(ctx, p, off, false)
+		l := s.read(ctx, p, off, 0)
 		if l.err != nil {
 			return l.err
 		}
@@ -136,9 +136,9 @@ type loan struct {
 	err  error
 }
 
-// read gives the bytes of a part from off on. Once says that most of a chunk is not
-// worth keeping in memory for the next reader.
-func (s *Storage) read(ctx context.Context, p part, off int64, once bool) loan {
+// read gives the bytes of a part from off on. Size is the length of what is being read in all, or 0:
+// when it is much, most of a chunk is not worth keeping in memory for the next reader.
+func (s *Storage) read(ctx context.Context, p part, off, size int64) loan {
 	if p.data != nil {
 		return loan{data: p.data[off:], back: func() {}}
 	}
@@ -146,16 +146,17 @@ func (s *Storage) read(ctx context.Context, p part, off int64, once bool) loan {
 	ref.Off += uint32(off)
 	ref.Len -= uint32(off)
 	var l loan
-	if once && ref.Len > ref.Size/2 {
-		l.data, l.back, l.err = s.chunks.Borrow(ctx, ref)
+	if size >= readOnce && ref.Len > ref.Size/2 {
+		l.data, l.back, l.err = s.chunks.Borrow(ctx, ref, size >= chunk.BulkSize)
 	} else {
 		l.data, l.back, l.err = s.chunks.Lend(ctx, ref)
 	}
 	return l
 }
 
-// lendAhead is lend with a goroutine that has up to two parts read ahead.
-func (s *Storage) lendAhead(ctx context.Context, parts []part, off int64, once bool, fn func(b []byte, back func()) error) error {
+// lendAhead is lend of size bytes with a goroutine that has the next part read, and the one after it
+// while that is waited for.
+func (s *Storage) lendAhead(ctx context.Context, parts []part, off, size int64, fn func(b []byte, back func()) error) error {
 	ahead := make(chan chan loan, 1)
 	rctx, cancel := context.WithCancel(ctx)
 	var reader sync.WaitGroup
@@ -174,7 +175,7 @@ func (s *Storage) lendAhead(ctx context.Context, parts []part, off int64, once b
 				return
 			}
 			from := off
-			reader.Go(func() { next <- s.read(rctx, p, from, once) })
+			reader.Go(func() { next <- s.read(rctx, p, from, size) })
 		}
 	})
 	for range parts {
