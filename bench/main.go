@@ -141,9 +141,12 @@ func makeBed(ctx context.Context, dir string, cfg config) (*bed, error) {
 	return &bed{floors: f, daemon: d}, nil
 }
 
+// close ends everything; nil has nothing.
 func (b *bed) close() {
-	b.daemon.close()
-	b.floors.close()
+	if b != nil {
+		b.daemon.close()
+		b.floors.close()
+	}
 }
 
 // measurements are those of the floors, then those of the daemon that are wanted.
@@ -167,18 +170,12 @@ func measure(ctx context.Context, cfg config) ([]result, error) {
 	}
 	defer os.RemoveAll(dir)
 	var b *bed
-	defer func() {
-		if b != nil {
-			b.close()
-		}
-	}()
+	defer func() { b.close() }()
 	var ms []measurement
 	var values, spent [][]float64
 	for round := range cfg.rounds {
 		if b == nil || !cfg.keep {
-			if b != nil {
-				b.close()
-			}
+			b.close()
 			if b, err = makeBed(ctx, filepath.Join(dir, fmt.Sprint(round+1)), cfg); err != nil {
 				return nil, err
 			}

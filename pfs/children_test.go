@@ -19,7 +19,7 @@ func (m *metaServer) fork(name string, parent *pfspb.Commit) *pfspb.Commit {
 	return c
 }
 
-// wantChildren compares the children of a commit, in the order that they are given in.
+// wantChildren compares the children of a commit, in any order.
 func (m *metaServer) wantChildren(c *pfspb.Commit, want ...*pfspb.Commit) {
 	m.t.Helper()
 	var got, ids []string

@@ -159,16 +159,14 @@ func (tx *Txn) makeCommit(brec *recordpb.BranchRecord, parent *recordpb.CommitRe
 	}
 	if parent != nil {
 		rec.Info.ParentCommit = &pfspb.Commit{Repo: repo, Id: parent.Info.Commit.Id}
+		if err := tx.addChild(repo, parent.Info.Commit.Id, id); err != nil {
+			return nil, err
+		}
 	}
 	rec.Layers = base.GetLayers()
 	rec.Info.SizeBytesUpperBound = base.GetInfo().GetSizeBytesUpperBound()
 	if opt.fill != nil {
 		opt.fill(rec)
-	}
-	if parent != nil {
-		if err := tx.addChild(repo, parent.Info.Commit.Id, id); err != nil {
-			return nil, err
-		}
 	}
 	if err := tx.putCommit(rec); err != nil {
 		return nil, err

@@ -7,8 +7,10 @@ import (
 )
 
 const (
+	// bufferPage is what a large buffer has besides, for the header of what has a round size.
+	bufferPage = 4 << 10
 	// freeBytes and freeBuffers bound what buffers keeps.
-	freeBytes   = 16 << 20
+	freeBytes   = 2 * (MaxSize + bufferPage)
 	freeBuffers = 64
 	// freeTime is how long a buffer is kept that nobody needs, at least; twice as long at most.
 	freeTime = 10 * time.Second
@@ -27,15 +29,14 @@ type buffers struct {
 }
 
 // bufferCapacity is the capacity of a new buffer for n bytes: there are four to a
-// power of two, so that a buffer is at most a quarter too large. Large ones have a page
-// besides, since what has a round size comes with a header.
+// power of two, so that a buffer is at most a quarter too large, and large ones have a
+// bufferPage besides.
 func bufferCapacity(n int) int {
-	const page = 4 << 10
 	extra := 0
-	if n > 16*page {
-		extra = page
+	if n > 16*bufferPage {
+		extra = bufferPage
 	}
-	n = max(n-extra, page)
+	n = max(n-extra, 4<<10)
 	step := 1 << (bits.Len(uint(n-1)) - 3)
 	return (n+step-1)/step*step + extra
 }
@@ -54,7 +55,7 @@ func (f *buffers) take(n int) []byte {
 	defer f.mu.Unlock()
 	best := -1
 	for i, b := range f.free {
-		if c := cap(b); c >= n && c/4 <= n && (best < 0 || c < cap(f.free[best])) {
+		if c := cap(b); c >= n && (c-bufferPage)/4 <= n && (best < 0 || c < cap(f.free[best])) {
 			best = i
 		}
 	}

@@ -31,7 +31,7 @@ func (f *buffers) kept() (n int, size int64) {
 func TestBuffers_GivesWhatFitsBest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &buffers{}
-		large, medium, small := f.get(3<<20), f.get(3<<19), f.get(8<<10)
+		large, medium, small := f.get(4<<20), f.get(2<<20), f.get(8<<10)
 		for _, b := range [][]byte{large, medium, small} {
 			f.put(b)
 		}
@@ -39,10 +39,10 @@ func TestBuffers_GivesWhatFitsBest(t *testing.T) {
 			t.Errorf("100 KiB got one of %d bytes", cap(b))
 		}
 		if b := f.get(1 << 20); !same(b, medium) || len(b) != 0 {
-			t.Errorf("1 MiB got one of %d bytes, want the one of 1.5 MiB", cap(b))
+			t.Errorf("1 MiB got one of %d bytes, want the one of 2 MiB", cap(b))
 		}
 		if b := f.get(1 << 20); !same(b, large) {
-			t.Errorf("1 MiB got one of %d bytes, want the one of 3 MiB", cap(b))
+			t.Errorf("1 MiB got one of %d bytes, want the one of 4 MiB", cap(b))
 		}
 		if b := f.get(8 << 10); !same(b, small) {
 			t.Errorf("8 KiB got one of %d bytes, want the one of 8 KiB", cap(b))
@@ -70,10 +70,10 @@ func TestBuffers_IsBounded(t *testing.T) {
 			t.Errorf("%d buffers of %d bytes are kept", n, size)
 		}
 		for range 5 {
-			f.put(make([]byte, 0, bufferCapacity(7<<20)))
+			f.put(make([]byte, 0, bufferCapacity(8<<20)))
 		}
-		if n, size := f.kept(); n != 2 || size < 14<<20 || size > freeBytes {
-			t.Errorf("%d buffers of %d bytes are kept, want two of 7 MiB", n, size)
+		if n, size := f.kept(); n != 2 || size != freeBytes {
+			t.Errorf("%d buffers of %d bytes are kept, want two of 8 MiB", n, size)
 		}
 		time.Sleep(3 * freeTime)
 	})
@@ -107,17 +107,17 @@ func TestBuffers_LetGoOfWhatNobodyNeeds(t *testing.T) {
 func TestBuffers_TrimAfterMakingRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &buffers{}
-		small, one, other := f.get(3<<20), f.get(7<<20), f.get(7<<20)
+		small, one, other := f.get(2<<20), f.get(8<<20), f.get(8<<20)
 		f.put(one)
 		f.put(other)
-		one, other = f.get(7<<20), f.get(7<<20) // both are needed: nothing is let go
+		one, other = f.get(8<<20), f.get(8<<20) // both are needed: nothing is let go
 		f.put(one)
 		f.put(other)
 		time.Sleep(freeTime)
 		synctest.Wait()
 		f.put(small)
-		if n, size := f.kept(); n != 2 || size < 10<<20 || size > 11<<20 {
-			t.Fatalf("%d buffers of %d bytes are kept, want one of 7 MiB and the small one", n, size)
+		if n, size := f.kept(); n != 2 || size != 10<<20+2*bufferPage {
+			t.Fatalf("%d buffers of %d bytes are kept, want one of 8 MiB and the small one", n, size)
 		}
 		time.Sleep(3 * freeTime)
 		synctest.Wait()

@@ -54,15 +54,15 @@ func TestDirBucket_ObjectsOfAllSizes(t *testing.T) {
 			if err != nil {
 				t.Fatalf("put %s: %v", key, err)
 			}
-			for _, once := range []bool{false, true} {
+			for _, bulk := range []bool{false, true} {
 				for what, dst := range map[string][]byte{"new": nil, "a buffer": (&buffers{}).get(size), "little": make([]byte, 0, size)} {
-					got, err := b.Append(t.Context(), dst, key, once)
+					got, err := b.Append(t.Context(), dst, key, bulk)
 					if err != nil || !bytes.Equal(got, data) {
-						t.Errorf("%s, once %v, into %s: %d other bytes, %v", key, once, what, len(got), err)
+						t.Errorf("%s, bulk %v, into %s: %d other bytes, %v", key, bulk, what, len(got), err)
 					}
 				}
-				if got, err := b.Append(t.Context(), []byte("before"), key, once); err != nil || !bytes.Equal(got, append([]byte("before"), data...)) {
-					t.Errorf("%s, once %v, behind other bytes: %d others, %v", key, once, len(got), err)
+				if got, err := b.Append(t.Context(), []byte("before"), key, bulk); err != nil || !bytes.Equal(got, append([]byte("before"), data...)) {
+					t.Errorf("%s, bulk %v, behind other bytes: %d others, %v", key, bulk, len(got), err)
 				}
 			}
 		}
@@ -177,15 +177,7 @@ func TestWriter_MuchDataIsBulk(t *testing.T) {
 	defer b.Close()
 	s := NewStore(b, Options{})
 	data := randomBytes(t, BulkSize+4*MaxSize)
-	w := s.NewWriter(t.Context(), nil)
-	if err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	x, err := w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	refs := x.AppendRefs(nil, 0, x.Size())
+	refs := writeAll(t, s, data)
 	cached := func(ref Ref) bool {
 		f, err := os.Open(filepath.Join(dir, "objects", filepath.FromSlash(ref.Hash.Key())))
 		if err != nil {

@@ -14,23 +14,31 @@ type roomBucket struct {
 	room func() error
 }
 
-func (b *roomBucket) Put(ctx context.Context, key string, parts ...[]byte) error {
+// ask asks for room for the object of a key.
+func (b *roomBucket) ask(key string) error {
 	if err := b.room(); err != nil {
 		return fmt.Errorf("put object %s: %w", key, err)
+	}
+	return nil
+}
+
+func (b *roomBucket) Put(ctx context.Context, key string, parts ...[]byte) error {
+	if err := b.ask(key); err != nil {
+		return err
 	}
 	return b.Bucket.Put(ctx, key, parts...)
 }
 
 func (b *roomBucket) PutBulk(ctx context.Context, key string, object []byte) error {
-	if err := b.room(); err != nil {
-		return fmt.Errorf("put object %s: %w", key, err)
+	if err := b.ask(key); err != nil {
+		return err
 	}
 	return b.Bucket.PutBulk(ctx, key, object)
 }
 
 func (b *roomBucket) Begin(ctx context.Context, key string) (Object, error) {
-	if err := b.room(); err != nil {
-		return nil, fmt.Errorf("put object %s: %w", key, err)
+	if err := b.ask(key); err != nil {
+		return nil, err
 	}
 	return b.Bucket.Begin(ctx, key)
 }
