@@ -23,6 +23,7 @@ func (tx *Txn) commit() (rev int64, ok bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
+	tx.s.wrote(req)
 	if resp.Succeeded {
 		tx.s.committed(resp.Header.Revision, tx)
 		return resp.Header.Revision, true, nil

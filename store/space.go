@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 )
 
 // Space is how full the database of etcd is.
@@ -36,7 +37,8 @@ func (sp Space) Full() bool { return sp.Alarm || sp.Quota > 0 && sp.Bytes >= ful
 // Filling tells whether there soon will be none: four fifths are used.
 func (sp Space) Filling() bool { return sp.Full() || sp.Quota > 0 && sp.Bytes >= full(sp.Quota)/5*4 }
 
-// Space says how full etcd is; of a remote one, how full it was some seconds ago.
+// Space says how full etcd is; of a remote one, how full it was some seconds, or a few MiB
+// of this daemon's, ago.
 func (s *Store) Space() Space {
 	if s.etcd == nil {
 		return *s.seenSpace.Load()
@@ -75,6 +77,15 @@ func (s *Store) wakeRelief() {
 	select {
 	case s.relief <- struct{}{}:
 	default:
+	}
+}
+
+// wrote counts what is sent to a remote etcd, whose size is looked at again after growth/8
+// bytes: a fast writer would fill what is left of the quota before the next look.
+func (s *Store) wrote(req *etcdserverpb.TxnRequest) {
+	if s.etcd == nil && s.unseen.Add(int64(proto.Size(req))) >= growth/8 {
+		s.unseen.Store(0)
+		s.wakeRelief()
 	}
 }
 

@@ -83,6 +83,7 @@ type Store struct {
 	quota   int64 // bytes
 	// seenSpace is that of a remote etcd when it was last asked.
 	seenSpace atomic.Pointer[Space]
+	unseen    atomic.Int64  // bytes that were written there since
 	relief    chan struct{} // asks for room in it; holds one
 }
 
